@@ -1,0 +1,134 @@
+//! How figures are taken: cases, the systems that run them, and the turns they take.
+//!
+//! A shared machine is never quiet for long, and its clock, its neighbours and the place of a cache line all drift. So
+//! no system gets a stretch of time to itself. A run is many short *rounds*; in each round every case is run by every
+//! system, one right after the other, and the next round turns their order around. A disturbance then costs every case
+//! one round, and hits the system and the floor it is divided by alike.
+//!
+//! While a system measures, no process of another may run: its peer would take the CPU that is being measured.
+
+use hdrhistogram::Histogram;
+use std::fmt;
+use std::time::Instant;
+
+use super::machine::{HOST_CPU, PEER_CPU};
+use super::tally::{Row, Tally};
+
+/// Where the two sides run, and whether they sleep.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Regime {
+    /// Both awake, each on a CPU of its own.
+    Hot,
+    /// Both sleep whenever they wait, on one CPU.
+    ParkedSame,
+    /// Both sleep whenever they wait, each on a CPU of its own.
+    ParkedCross,
+}
+
+impl Regime {
+    /// The CPU to pin the peer to.
+    pub fn peer_cpu(self) -> usize {
+        match self {
+            Regime::ParkedSame => HOST_CPU,
+            Regime::Hot | Regime::ParkedCross => PEER_CPU,
+        }
+    }
+}
+
+impl fmt::Display for Regime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Regime::Hot => "hot",
+            Regime::ParkedSame => "parked-same",
+            Regime::ParkedCross => "parked-cross",
+        })
+    }
+}
+
+/// One thing to measure.
+#[derive(Clone, Copy)]
+pub struct Case {
+    /// What is done, such as `call`.
+    pub name: &'static str,
+    pub regime: Regime,
+    /// Payload of one message.
+    pub bytes: usize,
+    /// Messages under way at once.
+    pub inflight: u32,
+    /// Messages measured in one round, after a tenth more to warm up.
+    pub n: u32,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Case { name, regime, bytes, inflight, .. } = self;
+        write!(f, "{name}/{regime}/{bytes}/{inflight}")
+    }
+}
+
+/// What one round of one case gave.
+pub struct Sample {
+    pub latency: Option<Histogram<u64>>,
+    pub per_s: f64,
+}
+
+impl Sample {
+    /// Nanoseconds of every message, and messages a second.
+    pub fn trips(latency: Histogram<u64>, per_s: f64) -> Self {
+        Self { latency: Some(latency), per_s }
+    }
+
+    /// Messages a second, where a message alone is too short to time.
+    pub fn rate(per_s: f64) -> Self {
+        Self { latency: None, per_s }
+    }
+
+    /// The median message; of a rate, the time each message took.
+    pub fn p50_ns(&self) -> f64 {
+        self.latency.as_ref().map_or(1e9 / self.per_s, |h| h.value_at_quantile(0.5) as f64)
+    }
+}
+
+/// A way to pass messages between two processes.
+pub trait System {
+    /// The name in the `impl` column.
+    fn name(&self) -> &'static str;
+
+    /// Starts a peer on the case's CPU, warms up, measures `case.n` messages and stops the peer. `None`: not a case of
+    /// this system. A system may keep its peer over rounds only if it sleeps in between.
+    fn round(&mut self, case: &Case) -> Option<Sample>;
+}
+
+/// Times `n` round trips one by one, after a tenth more to warm up. Trips are numbered from 1.
+pub fn time_trips(n: u32, mut trip: impl FnMut(u32)) -> Sample {
+    let warm = n / 10;
+    (1..=warm).for_each(&mut trip);
+    let mut latency = Histogram::new(3).expect("3 digits are allowed");
+    for i in warm + 1..=warm + n {
+        let start = Instant::now();
+        trip(i);
+        latency.record(start.elapsed().as_nanos() as u64).expect("it grows as needed");
+    }
+    let per_s = 1e9 / latency.mean();
+    Sample::trips(latency, per_s)
+}
+
+/// Lets the systems, the floor first among them, run every case in turns, and sums up case by case.
+pub fn take_turns(cases: &[Case], rounds: u32, systems: &mut [Box<dyn System>]) -> Vec<Row> {
+    let mut tallies: Vec<Vec<Tally>> =
+        cases.iter().map(|case| systems.iter().map(|s| Tally::new(*case, s.name())).collect()).collect();
+    for round in 0..rounds {
+        for (case, tallies) in cases.iter().zip(&mut tallies) {
+            let mut samples: Vec<Option<Sample>> = systems.iter().map(|_| None).collect();
+            for turn in 0..systems.len() {
+                let which = if round % 2 == 0 { turn } else { systems.len() - 1 - turn };
+                samples[which] = systems[which].round(case);
+            }
+            let floor_p50 = samples.first().and_then(Option::as_ref).map(Sample::p50_ns);
+            for (tally, sample) in tallies.iter_mut().zip(samples) {
+                tally.add(sample, floor_p50);
+            }
+        }
+    }
+    tallies.into_iter().flatten().filter_map(Tally::row).collect()
+}

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+export LC_ALL=C
+mib=1048576
+bin=$target_dir/release/examples
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+
+cargo build --release --examples
+
+# setsid: without it the program could still reach the terminal of whoever runs this by hand.
+setsid --wait timeout 60 "$bin/quickstart" </dev/null >"$dir/quickstart" 2>&1 ||
+    { cat "$dir/quickstart"; fail "quickstart exits with an error"; }
+cat "$dir/quickstart"
+
+line_of() {
+    head -c "$1" /dev/zero | tr '\0' q
+}
+
+# Compares line_filter with tr, byte for byte, from a file and from standard input.
+same_as_tr() {
+    local input=$1 start=$SECONDS
+    # shellcheck disable=SC2018,SC2019 # ASCII letters are all that line_filter changes
+    tr a-z A-Z <"$input" >"$dir/want"
+    timeout 120 "$bin/line_filter" "$input" </dev/null >"$dir/got" || fail "line_filter $input: exit code $?"
+    cmp "$dir/want" "$dir/got" || fail "line_filter $input differs from tr"
+    timeout 120 "$bin/line_filter" <"$input" >"$dir/got" || fail "line_filter < $input: exit code $?"
+    cmp "$dir/want" "$dir/got" || fail "line_filter < $input differs from tr"
+    echo "line_filter = tr: $(basename "$input"), $(stat -c %s "$input") bytes, $((SECONDS - start)) s"
+}
+
+git grep -zIl -e '' | xargs -0r cat >"$dir/tracked-text"
+[[ -s $dir/tracked-text ]] || fail "no tracked text files"
+
+: >"$dir/empty"
+printf '\n' >"$dir/one-empty-line"
+printf 'no newline at the end' >"$dir/no-newline"
+{
+    printf '\n\n\nabc\n\n \n\t\ncr lf\r\n\r\nnul \0 byte\nnot utf-8 \377\376 z\n\303\244 \303\237 \357\254\201\n'
+    for length in 1 63 64 65 4095 4096 4097 65535 65536 65537 $((mib - 1)) $mib; do
+        line_of "$length"
+        printf '\n\n'
+    done
+    printf 'last'
+} >"$dir/edge-cases"
+line_of $mib >"$dir/longest-line-no-newline"
+
+# Lines of 0 to 199 bytes; a fixed seed, so that a failure can be repeated.
+awk -v size=$((64 * mib)) 'BEGIN {
+    srand(1)
+    while (length(text) < 400) text = text sprintf("%c", 32 + int(rand() * 95))
+    while (done < size) {
+        line = substr(text, 1 + int(rand() * 200), int(rand() * 200))
+        print line
+        done += length(line) + 1
+    }
+}' >"$dir/generated"
+
+for input in tracked-text empty one-empty-line no-newline edge-cases longest-line-no-newline generated; do
+    same_as_tr "$dir/$input"
+done
+
+# One byte too long: an error that says so, not a panic, a signal or a hang.
+too_long() {
+    local code=0
+    timeout 60 "$bin/line_filter" "$@" >/dev/null 2>"$dir/error" || code=$?
+    cat "$dir/error"
+    ((code > 0 && code < 101)) || fail "line over 1 MiB: exit code $code"
+    grep -Eq "$mib|$((mib + 1))|1 MiB" "$dir/error" || fail "line over 1 MiB: the error does not mention the length"
+}
+{ echo first; line_of $((mib + 1)); echo; echo last; } >"$dir/too-long"
+too_long "$dir/too-long" </dev/null
+too_long <"$dir/too-long"

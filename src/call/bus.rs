@@ -1,0 +1,86 @@
+//! What the user's types ask of the bus they came from.
+
+use super::request::Head;
+use super::pending::Ticket;
+use super::{Data, Loan, Payload, Place};
+use crate::error::Result;
+use crate::slots::SlotRef;
+use crate::slots::arena::SlotId;
+use crate::wake::Deadline;
+use core::fmt;
+use core::ops::Deref;
+use std::sync::Arc;
+
+/// The operations behind the user's types, implemented by each topology.
+pub trait Bus: Send + Sync {
+    /// Gives a received slot back to its owner.
+    fn release(&self, slot: SlotRef);
+    /// Gives a loaned slot back to the arena it came from.
+    fn unloan(&self, slot: SlotId);
+    /// Memory of our own for a reply of `len` bytes. Without a deadline it does not wait.
+    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Place>;
+    /// Answers a call. The slot of the request, if there is one, goes back with it.
+    fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()>;
+    /// Calls the other side on behalf of a call that is being served, and waits for the reply.
+    fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data>;
+    /// Waits for the reply of a call until its deadline, and takes it.
+    fn finish(&self, ticket: &Ticket) -> Result<Data>;
+    /// Whether `finish` would return at once.
+    fn is_finished(&self, ticket: &Ticket) -> bool;
+    /// Gives a call up.
+    fn give_up(&self, ticket: &Ticket);
+    /// The same bus, owned.
+    fn to_owned(&self) -> Arc<dyn Bus>;
+}
+
+/// How a call ends, as the replier says it.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// With this payload.
+    Reply(Loan<'a>),
+    /// Refused with a code.
+    Rejected(u32),
+    /// The handler panicked.
+    Panicked,
+    /// There is no such method.
+    NoSuchMethod,
+}
+
+/// A bus, borrowed or owned.
+#[derive(Clone)]
+pub enum Hold<'a> {
+    /// Costs nothing.
+    Borrowed(&'a dyn Bus),
+    /// Keeps the memory mapped.
+    Owned(Arc<dyn Bus>),
+}
+
+impl Hold<'_> {
+    /// Independent of the borrow.
+    pub fn into_owned(self) -> Hold<'static> {
+        match self {
+            Hold::Borrowed(bus) => Hold::Owned(bus.to_owned()),
+            Hold::Owned(bus) => Hold::Owned(bus),
+        }
+    }
+}
+
+impl<'a> Deref for Hold<'a> {
+    type Target = dyn Bus + 'a;
+
+    fn deref(&self) -> &(dyn Bus + 'a) {
+        match self {
+            Hold::Borrowed(bus) => *bus,
+            Hold::Owned(bus) => &**bus,
+        }
+    }
+}
+
+impl fmt::Debug for Hold<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hold::Borrowed(_) => "Borrowed",
+            Hold::Owned(_) => "Owned",
+        })
+    }
+}

@@ -1,0 +1,18 @@
+//! What a user holds: payloads, loans, messages, requests, pending calls. One set of types for every topology.
+//!
+//! They know their bus only as [`Bus`], the operations that giving something back takes; a link implements it, and so will
+//! a pool. By default they borrow it, which costs nothing; `into_owned` makes them independent of where they came from.
+
+mod bus;
+mod bytes;
+mod loan;
+mod message;
+mod pending;
+mod request;
+
+pub use bus::{Bus, Hold, Outcome};
+pub use bytes::PeerBytes;
+pub use loan::{Loan, Payload, Place};
+pub use message::{Data, Message};
+pub use pending::{Pending, Ticket};
+pub use request::{Head, Request, reject};

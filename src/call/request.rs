@@ -1,0 +1,199 @@
+//! A call or an event that arrived.
+
+use super::{Data, Hold, Loan, Message, Outcome, Payload};
+use crate::error::{Error, Result};
+use crate::wake::Deadline;
+use bytemuck::{AnyBitPattern, NoUninit};
+use core::fmt;
+
+/// Codes of [`Error::Rejected`] that the bus itself uses. Your own are best kept below them.
+pub mod reject {
+    /// The request was dropped without an answer.
+    pub const UNANSWERED: u32 = u32::MAX;
+    /// The call is nested deeper than the other side allows.
+    pub const TOO_DEEP: u32 = u32::MAX - 1;
+    /// No slot was free for the reply.
+    pub const NO_SLOT: u32 = u32::MAX - 2;
+}
+
+/// A call to answer, or an event to take note of.
+///
+/// A call is answered exactly once: by [`reply`](Self::reply) and its kin, or, if the request is dropped, by a rejection that
+/// says so ([`reject::UNANSWERED`], or [`Error::HandlerPanicked`] while the thread panics).
+pub struct Request<'a> {
+    head: Head,
+    answered: bool,
+    /// Before `hold`: its slot goes back first.
+    message: Message<'a>,
+    hold: Hold<'a>,
+}
+
+/// The fixed part of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    pub method: u32,
+    /// Reply cell and generation; `None` for an event.
+    pub call: Option<(u32, u32)>,
+    pub deadline: Deadline,
+}
+
+impl<'a> Request<'a> {
+    /// # Safety
+    /// As [`Message::new`].
+    #[inline]
+    pub(crate) unsafe fn new(head: Head, message: Message<'a>, hold: Hold<'a>) -> Self {
+        Self { head, answered: head.call.is_none(), message, hold }
+    }
+
+    /// The method number.
+    #[inline]
+    pub fn method(&self) -> u32 {
+        self.head.method
+    }
+
+    /// Whether this is an event: nobody waits for an answer.
+    pub fn is_event(&self) -> bool {
+        self.head.call.is_none()
+    }
+
+    /// Until when the caller waits.
+    pub fn deadline(&self) -> Deadline {
+        self.head.deadline
+    }
+
+    /// The payload. Also by dereferencing: `request.len()`, `request.read::<T>()`.
+    pub fn message(&self) -> &Message<'a> {
+        &self.message
+    }
+
+    /// Memory for a reply, to be filled in place and given to [`reply`](Self::reply). Waits for a slot until the caller's
+    /// deadline.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`]; [`Error::Timeout`] or, if the caller set no deadline, [`Error::Full`] at once, because a handler
+    /// that waits for ever for its caller's slots might wait for itself; the link's end.
+    pub fn loan(&self, len: usize) -> Result<Loan<'a>> {
+        let deadline = Some(self.head.deadline).filter(|d| *d != Deadline::NEVER);
+        let place = self.hold.loan_reply(len, deadline)?;
+        // SAFETY: loaned just now, of this bus, for `len` bytes.
+        Ok(unsafe { Loan::new(place, len, self.hold.clone()) })
+    }
+
+    /// Answers with a payload: bytes, copied once, or a loan.
+    ///
+    /// An answer to a call that was given up meanwhile is discarded, and this succeeds. On an event it does nothing.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan); the caller then gets [`reject::NO_SLOT`].
+    pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
+        if self.answered {
+            return Ok(());
+        }
+        let loan = match payload.into() {
+            Payload::Loan(loan) => Ok(loan),
+            Payload::Bytes(bytes) => self.loan(bytes.len()).map(|mut loan| {
+                loan.copy_from_slice(bytes);
+                loan
+            }),
+        };
+        match loan {
+            Ok(loan) => self.answer(Outcome::Reply(loan)),
+            Err(e) => {
+                self.answer(Outcome::Rejected(reject::NO_SLOT))?;
+                Err(e)
+            }
+        }
+    }
+
+    /// Answers with a copy of `value`.
+    ///
+    /// # Errors
+    /// As [`reply`](Self::reply).
+    pub fn reply_as<T: NoUninit>(self, value: &T) -> Result<()> {
+        self.reply(bytemuck::bytes_of(value))
+    }
+
+    /// Refuses with a code of your own; the caller gets [`Error::Rejected`].
+    ///
+    /// # Errors
+    /// The link's end.
+    pub fn reject(mut self, code: u32) -> Result<()> {
+        self.answer(Outcome::Rejected(code))
+    }
+
+    /// Answers that there is no such method; the caller gets [`Error::NoSuchMethod`].
+    ///
+    /// # Errors
+    /// The link's end.
+    pub fn no_such_method(mut self) -> Result<()> {
+        self.answer(Outcome::NoSuchMethod)
+    }
+
+    /// Calls the other side while this request is being served: a nested call.
+    ///
+    /// The caller's own thread, which waits for our answer, may serve it, so this works between single-threaded programs. A
+    /// nested call may use the reserve of ring and cells, and does not wait for room: past the reserve it is
+    /// [`Error::Full`].
+    ///
+    /// # Errors
+    /// As [`Link::call`](crate::Link::call), and [`Error::Unsupported`] on an event, which has no thread that waits.
+    pub fn call<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<Message<'_>> {
+        let Some((parent, _)) = self.head.call else {
+            return Err(Error::Unsupported { what: "a nested call from an event; use Link::call" });
+        };
+        let data = self.hold.call_nested(parent, method, payload.into(), deadline.into())?;
+        // SAFETY: received over this bus, and nobody else has it.
+        Ok(unsafe { Message::new(data, self.hold.clone()) })
+    }
+
+    /// A nested call with typed payloads.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), and [`Error::WrongSize`].
+    pub fn call_as<R: AnyBitPattern>(&self, method: u32, value: &impl NoUninit, deadline: impl Into<Deadline>) -> Result<R> {
+        self.call(method, bytemuck::bytes_of(value), deadline)?.read()
+    }
+
+    /// Independent of what it was borrowed from: it can move to another thread and outlive the link.
+    pub fn into_owned(mut self) -> Request<'static> {
+        let answered = core::mem::replace(&mut self.answered, true);
+        let empty = Data::Inline { words: [0; 5], len: 0 };
+        // SAFETY: no slot.
+        let message = core::mem::replace(&mut self.message, unsafe { Message::new(empty, self.hold.clone()) });
+        Request { head: self.head, answered, message: message.into_owned(), hold: self.hold.clone().into_owned() }
+    }
+
+    fn answer(&mut self, outcome: Outcome<'_>) -> Result<()> {
+        if core::mem::replace(&mut self.answered, true) {
+            return Ok(());
+        }
+        // The slot of the request goes back with the answer, which costs the caller no further cache line.
+        let released = self.message.take_slot();
+        self.hold.answer(self.head, outcome, released)
+    }
+}
+
+impl<'a> core::ops::Deref for Request<'a> {
+    type Target = Message<'a>;
+
+    fn deref(&self) -> &Message<'a> {
+        &self.message
+    }
+}
+
+impl Drop for Request<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.answered {
+            let outcome = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) };
+            // There is nobody to tell: the link has ended.
+            let _ = self.answer(outcome);
+        }
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("head", &self.head).field("message", &self.message).finish()
+    }
+}

@@ -1,0 +1,47 @@
+//! What can be chosen about a link.
+
+use crate::link::{Geometry, Options};
+use crate::wake::Idle;
+
+/// What can be chosen about one side of a link.
+///
+/// ```
+/// use busway::{Config, Idle};
+///
+/// let config = Config { idle: Idle::Park, ..Config::default() };
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// Sizes of ring, cells and slots. The host's counts; a plugin uses what its host has made.
+    pub geometry: Geometry,
+    /// What a waiting thread does.
+    pub idle: Idle,
+    /// Whether a host hands out its plugin's payloads as slices, see [`trust_peer`](Self::trust_peer).
+    pub(crate) trust_peer: bool,
+    /// How deep nested calls may be served on one thread that waits in a call; deeper ones are rejected with
+    /// [`reject::TOO_DEEP`](crate::reject::TOO_DEEP). 8 by default.
+    pub max_depth: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { geometry: Geometry::default(), idle: Idle::default(), trust_peer: false, max_depth: 8 }
+    }
+}
+
+impl Config {
+    /// Lets a host see its plugin's payloads as slices, like a plugin sees its host's.
+    ///
+    /// # Safety
+    /// The plugin must leave a slot alone from sending it until it is given back: a reference promises that nobody writes.
+    /// A plugin that uses this library without `unsafe` does.
+    pub unsafe fn trust_peer(mut self) -> Self {
+        self.trust_peer = true;
+        self
+    }
+
+    pub(crate) fn options(&self, peer_is_host: bool) -> Options {
+        Options { idle: self.idle, trusted: peer_is_host || self.trust_peer, max_depth: self.max_depth }
+    }
+}

@@ -1,0 +1,33 @@
+//! Busway: a shared-memory, zero-copy message bus for Linux.
+
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), target_endian = "little")))]
+compile_error!("busway runs on Linux, x86-64 and aarch64 (little endian) only");
+
+mod call;
+mod config;
+mod error;
+mod link;
+#[doc(hidden)]
+pub mod region;
+#[doc(hidden)]
+pub mod ring;
+#[doc(hidden)]
+pub mod slots;
+#[doc(hidden)]
+pub mod sync;
+#[doc(hidden)]
+pub mod wake;
+
+pub use call::{Loan, Message, Payload, PeerBytes, Pending, Request, reject};
+pub use config::Config;
+pub use error::{Error, JoinError, Result, Violation};
+pub use link::{Batch, Credentials, Geometry, Link, Stats};
+pub use slots::arena::SizeClass;
+pub use wake::{Deadline, Idle};
+
+#[doc(hidden)]
+pub mod internals {
+    //! For this project's own models, tests and benchmarks. No promises.
+    pub use crate::call::PeerBytes;
+    pub use crate::link::parts as link;
+}

@@ -1,0 +1,235 @@
+//! The receiving side of a lane: one ring, several threads.
+//!
+//! Two kinds of threads look at it. *Receivers* take anything. *Callers* wait for a reply of their own and, where a handler is
+//! set, serve the calls nested in theirs, and nothing else. A caller that finds another's message at the head leaves it to
+//! a receiver if one sleeps (and wakes it), or else sets it aside, so that what it waits for can come up behind it.
+//!
+//! All that decides who sleeps and who is woken happens under one lock of this process; the other side sees one mark and
+//! rings one bell. Whoever takes a message while others sleep wakes one more if another message is there, and otherwise
+//! marks again on their behalf and looks again: so no message waits beside a sleeper (`wake`).
+
+use super::words::{Body, entry};
+use crate::region::Array;
+use crate::ring::spsc::{Consumer, Entry};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, PeerWord, fence, mutant};
+use crate::wake::{How, Marks};
+use std::collections::VecDeque;
+
+/// The words an intake works with; two of ours, one of the peer's.
+#[derive(Clone, Copy, Debug)]
+pub struct IntakeWords<'a> {
+    /// Ours: how many entries were taken.
+    pub pos: &'a AtomicU32,
+    /// Ours: the mark of our receivers.
+    pub park: &'a AtomicU32,
+    /// The peer's: rings for our receivers.
+    pub bell: &'a PeerWord,
+}
+
+/// A message as it lay in the ring: tag and body.
+pub type Taken = (u32, Body);
+
+/// The receiving side of a lane.
+#[derive(Debug)]
+pub struct Intake {
+    rx: Mutex<Rx>,
+    entries: Array<Entry<Body>>,
+    /// A receiver is spinning: nobody has to be woken in its place.
+    spinning: AtomicBool,
+    set_aside: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Rx {
+    ring: Consumer<Body>,
+    aside: VecDeque<Taken>,
+    marks: Marks,
+    receivers_asleep: u32,
+    tally: Tally,
+}
+
+/// What was received.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub messages: u64,
+    pub bytes: u64,
+    pub spins_paid: u64,
+}
+
+impl Tally {
+    #[inline(always)]
+    fn count(&mut self, (tag, body): &Taken) {
+        self.messages += 1;
+        // As the peer claims; what it claims is checked before it is used.
+        let bytes = if *tag >> 8 & u32::from(entry::SLOT) == 0 { body.length.into() } else { body.inline[1] };
+        self.bytes = self.bytes.wrapping_add(bytes);
+    }
+}
+
+/// Whether a thread that sleeps by descriptor has to be nudged.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nudge(pub bool);
+
+impl Intake {
+    /// The receiving side of a ring that stands at `start`.
+    ///
+    /// # Safety
+    /// `entries` outlives the intake.
+    pub unsafe fn new(entries: Array<Entry<Body>>, start: u32) -> Self {
+        // SAFETY: by this function's contract.
+        let ring = unsafe { Consumer::new(entries.base(), entries.count(), start) };
+        let aside = VecDeque::with_capacity(entries.count() as usize);
+        let rx = Rx { ring, aside, marks: Marks::default(), receivers_asleep: 0, tally: Tally::default() };
+        Self { rx: Mutex::new(rx), entries, spinning: AtomicBool::new(false), set_aside: AtomicU32::new(0) }
+    }
+
+    /// Whether a message is there, without the lock: for polling.
+    #[inline(always)]
+    pub fn ready(&self, words: &IntakeWords<'_>) -> bool {
+        let pos = words.pos.load(Ordering::Relaxed);
+        self.entries.at(pos & (self.entries.count() - 1)).holds(pos) || self.set_aside.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the next message, for a receiver.
+    #[inline]
+    pub fn take(&self, words: &IntakeWords<'_>) -> (Option<Taken>, Nudge) {
+        self.take_up_to(words, 1, |taken| taken)
+    }
+
+    /// Takes up to `max` messages that are there, giving each to `each`; returns what it returned last.
+    #[inline]
+    pub fn take_up_to<R>(&self, words: &IntakeWords<'_>, max: usize, mut each: impl FnMut(Taken) -> R) -> (Option<R>, Nudge) {
+        let mut rx = self.rx.lock();
+        let mut last = None;
+        for _ in 0..max {
+            let Some(taken) = self.next(&mut rx, words) else { break };
+            rx.tally.count(&taken);
+            last = Some(each(taken));
+        }
+        let nudge = if last.is_some() { self.hand_on(&mut rx, words) } else { Nudge(false) };
+        (last, nudge)
+    }
+
+    #[inline(always)]
+    fn next(&self, rx: &mut Rx, words: &IntakeWords<'_>) -> Option<Taken> {
+        if self.set_aside.load(Ordering::Relaxed) != 0 {
+            self.set_aside.fetch_sub(1, Ordering::Relaxed);
+            return rx.aside.pop_front();
+        }
+        let taken = rx.ring.take()?;
+        // Before anybody acts on the message: what a dead process's position had not passed was not executed.
+        words.pos.store(rx.ring.next(), Ordering::Release);
+        Some(taken)
+    }
+
+    /// Takes the next call nested in the call of our cell `parent`, for the caller that waits there.
+    pub fn take_child(&self, words: &IntakeWords<'_>, parent: u32) -> (Option<Taken>, Nudge) {
+        let child = |tag: u32| tag >> 16 == parent + 1;
+        let mut rx = self.rx.lock();
+        if let Some(at) = rx.aside.iter().position(|(tag, _)| child(*tag)) {
+            self.set_aside.fetch_sub(1, Ordering::Relaxed);
+            let taken = rx.aside.remove(at);
+            return (taken, self.hand_on(&mut rx, words));
+        }
+        let mut found = None;
+        let mut left_to_others = false;
+        while let Some(tag) = rx.ring.peek() {
+            if !child(tag) && rx.receivers_asleep > 0 {
+                left_to_others = true;
+                break;
+            }
+            if !child(tag) && rx.aside.len() == rx.aside.capacity() {
+                break;
+            }
+            let Some(taken) = rx.ring.take() else { break };
+            words.pos.store(rx.ring.next(), Ordering::Release);
+            rx.tally.count(&taken);
+            // The tag that counts is the one that was taken: a peer may change what was peeked at.
+            if child(taken.0) {
+                found = Some(taken);
+                break;
+            }
+            rx.aside.push_back(taken);
+            self.set_aside.fetch_add(1, Ordering::Relaxed);
+        }
+        let nudge = if left_to_others { Nudge(rx.marks.wake_one(words.bell)) } else { self.hand_on(&mut rx, words) };
+        (found, nudge)
+    }
+
+    /// Begins to spin, unless another receiver does: it looks on behalf of all, so the mark of those asleep is cleared.
+    pub fn begin_spin(&self, words: &IntakeWords<'_>) -> bool {
+        let rx = self.rx.lock();
+        if self.spinning.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.spinning.store(true, Ordering::Relaxed);
+        if rx.marks.sleepers() > 0 {
+            rx.marks.suspend(words.park);
+        }
+        true
+    }
+
+    /// Ends a spin without going to sleep: those asleep are marked again.
+    pub fn end_spin(&self, words: &IntakeWords<'_>, paid: bool) -> Nudge {
+        let mut rx = self.rx.lock();
+        self.spinning.store(false, Ordering::Relaxed);
+        rx.tally.spins_paid += u64::from(paid);
+        self.hand_on(&mut rx, words)
+    }
+
+    /// Marks this thread as asleep, no longer spinning if it `spun`. Then: raise the gate, fence, look again.
+    pub fn park(&self, words: &IntakeWords<'_>, how: How, receiver: bool, spun: bool) {
+        let mut rx = self.rx.lock();
+        if spun {
+            self.spinning.store(false, Ordering::Relaxed);
+        }
+        rx.receivers_asleep += u32::from(receiver);
+        rx.marks.enter(words.park, how);
+    }
+
+    /// This thread is awake again.
+    pub fn unpark(&self, words: &IntakeWords<'_>, how: How, receiver: bool) {
+        let mut rx = self.rx.lock();
+        rx.receivers_asleep -= u32::from(receiver);
+        rx.marks.leave(words.park, how);
+    }
+
+    /// A thread that was woken leaves without taking anything (its reply came, or its time ran out): what it was woken for
+    /// is another's now.
+    pub fn pass_on(&self, words: &IntakeWords<'_>) -> Nudge {
+        self.hand_on(&mut self.rx.lock(), words)
+    }
+
+    /// Keeps the promise that no message waits beside a sleeper. Under the lock, by whoever goes off to do something else.
+    #[inline(always)]
+    fn hand_on(&self, rx: &mut Rx, words: &IntakeWords<'_>) -> Nudge {
+        if rx.marks.sleepers() == 0 || mutant("intake: nothing handed on") {
+            return Nudge(false);
+        }
+        self.hand_on_slow(rx, words)
+    }
+
+    #[cold]
+    fn hand_on_slow(&self, rx: &mut Rx, words: &IntakeWords<'_>) -> Nudge {
+        if self.spinning.load(Ordering::Relaxed) {
+            return Nudge(false); // it looks, and hands on itself
+        }
+        if rx.aside.is_empty() && !rx.ring.ready() {
+            if mutant("intake: sleepers not marked again") {
+                return Nudge(false);
+            }
+            rx.marks.renew(words.park);
+            fence(Ordering::SeqCst);
+            if !rx.ring.ready() {
+                return Nudge(false);
+            }
+        }
+        Nudge(rx.marks.wake_one(words.bell))
+    }
+
+    /// What was received so far.
+    pub fn tally(&self) -> Tally {
+        self.rx.lock().tally
+    }
+}

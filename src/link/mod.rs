@@ -1,0 +1,376 @@
+//! A link: exactly two processes, two regions, each written by one of them and read by the other.
+//!
+//! This folder says which words live where ([`words`]), who takes reply cells ([`calls`]), who receives ([`intake`]), and
+//! puts the layers below together into one [`End`]. [`Link`] is what a user holds.
+
+mod calls;
+mod end;
+mod intake;
+#[doc(hidden)]
+pub mod words;
+
+use crate::call::{Loan, Message, Payload, Pending, Request};
+use crate::error::{Error, Result};
+use crate::wake::{Deadline, Doorbell};
+use bytemuck::{AnyBitPattern, NoUninit};
+pub use end::{End, Options, Stats};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+pub use words::{Geometry, View};
+
+#[doc(hidden)]
+pub mod parts {
+    //! What models and property tests take apart.
+    pub use super::calls::{Calls, FreeCells};
+    pub use super::intake::{Intake, IntakeWords, Nudge, Taken};
+    pub use super::words;
+}
+
+/// Who the other process is, as the kernel said when it joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Process id, in this process's pid namespace.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+/// One end of a link: calls and events to the other process, requests from it.
+///
+/// All methods take `&self` and may be used from many threads at once. Blocking ones spin a little, then park, as
+/// [`Idle`](crate::Idle) says. Dropping the link closes it at once; [`close`](Self::close) finishes what is under way first.
+/// In a forked child every operation answers [`Error::Forked`] and dropping does nothing.
+///
+/// ```
+/// use busway::{Config, Deadline, Link};
+///
+/// // Both ends in one process, for tests; `Host` and `Plugin` make the two ends of a real one.
+/// let (host, plugin) = Link::pair(&Config::default())?;
+/// std::thread::scope(|threads| {
+///     threads.spawn(|| plugin.serve(|request| {
+///         let sum: u64 = request.bytes().iter().map(u64::from).sum();
+///         let _ = request.reply_as(&sum);
+///     }));
+///     let sum: u64 = host.call(7, &[1, 2, 3], Deadline::NEVER)?.read()?;
+///     assert_eq!(sum, 6);
+///     host.close(Deadline::NEVER);
+///     Ok(())
+/// })
+/// # .or_else(|e: busway::Error| Err(e))
+/// # ?; Ok::<(), busway::Error>(())
+/// ```
+pub struct Link {
+    end: Arc<End>,
+    peer: Credentials,
+}
+
+impl Link {
+    pub(crate) fn new(end: Arc<End>, peer: Credentials) -> Self {
+        Self { end, peer }
+    }
+
+    /// Loans memory for a payload of `len` bytes, to be filled in place and sent without a copy. Waits for a free slot until
+    /// `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Timeout`], or how the link ended.
+    #[inline]
+    pub fn loan(&self, len: usize, deadline: impl Into<Deadline>) -> Result<Loan<'_>> {
+        self.end.loan(len, Some(deadline.into()))
+    }
+
+    /// As [`loan`](Self::loan), but [`Error::Full`] at once if no slot is free.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Full`], or how the link ended.
+    #[inline]
+    pub fn try_loan(&self, len: usize) -> Result<Loan<'_>> {
+        self.end.loan(len, None)
+    }
+
+    /// Calls `method` on the other side and waits for the reply until `deadline`, which the other side can see.
+    ///
+    /// `payload` is a [`Loan`], or bytes, which are copied once. Waits for room too. While it waits this thread serves calls
+    /// that the other side makes from within this one, if a [handler](Self::set_handler) is set.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`]: the call is given up, and a reply that comes later is discarded. [`Error::PeerDied`],
+    /// [`Error::Cancelled`], [`Error::Closed`], [`Error::Poisoned`]: the link has ended. [`Error::Rejected`],
+    /// [`Error::HandlerPanicked`], [`Error::NoSuchMethod`]: what the other side answered. [`Error::TooLarge`].
+    #[inline]
+    pub fn call<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Message<'_>> {
+        self.end.call(method, payload.into(), deadline.into())
+    }
+
+    /// [`call`](Self::call) with typed payloads: plain data that both sides define alike.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), and [`Error::WrongSize`].
+    #[inline]
+    pub fn call_as<R: AnyBitPattern>(&self, method: u32, value: &impl NoUninit, deadline: impl Into<Deadline>) -> Result<R> {
+        self.call(method, bytemuck::bytes_of(value), deadline)?.read()
+    }
+
+    /// Sends a call without waiting for its reply. Waits for room until `deadline`, which is the call's too.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call), for what can go wrong before the reply.
+    #[inline]
+    pub fn submit<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'_>> {
+        self.end.submit(method, payload.into(), deadline.into(), true, true)
+    }
+
+    /// As [`submit`](Self::submit), but [`Error::Full`] at once if there is no room.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit), with [`Error::Full`] in place of waiting.
+    #[inline]
+    pub fn try_submit<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'_>> {
+        self.end.submit(method, payload.into(), deadline.into(), false, true)
+    }
+
+    /// Sends an event: one way, no reply. Waits for room until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], [`Error::TooLarge`], or how the link ended.
+    #[inline]
+    pub fn send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
+        self.end.event(method, payload.into(), deadline.into(), true, true)
+    }
+
+    /// As [`send`](Self::send), but [`Error::Full`] at once if there is no room.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::TooLarge`], or how the link ended.
+    #[inline]
+    pub fn try_send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>) -> Result<()> {
+        self.end.event(method, payload.into(), Deadline::NEVER, false, true)
+    }
+
+    /// Begins a batch: what is sent through it is there for the other side at once, but a sleeping one is woken only at the
+    /// end, or when the batch has to wait for room.
+    #[inline]
+    pub fn batch(&self) -> Batch<'_> {
+        Batch { end: &self.end }
+    }
+
+    /// Receives the next request, whatever its method. Waits until `deadline`.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`], or how the link ended: [`Error::Closed`], [`Error::PeerDied`], [`Error::Poisoned`]. Events sent
+    /// before the end are received first.
+    #[inline]
+    pub fn recv(&self, deadline: impl Into<Deadline>) -> Result<Request<'_>> {
+        self.end.recv(deadline.into())
+    }
+
+    /// Receives a request if one is there. Never blocks.
+    ///
+    /// # Errors
+    /// How the link ended.
+    #[inline]
+    pub fn try_recv(&self) -> Result<Option<Request<'_>>> {
+        self.end.try_recv()
+    }
+
+    /// Receives a batch: waits for the first request until `deadline`, takes what else is there, up to `max` in all, and
+    /// never waits for more. Appends to `to` and returns how many.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv); then nothing was appended.
+    #[inline]
+    pub fn recv_batch<'a>(&'a self, to: &mut Vec<Request<'a>>, max: usize, deadline: impl Into<Deadline>) -> Result<usize> {
+        let deadline = deadline.into();
+        loop {
+            let count = self.end.try_recv_batch(to, max)?;
+            if count > 0 || max == 0 {
+                return Ok(count);
+            }
+            self.end.wait_request(deadline)?;
+        }
+    }
+
+    /// Serves requests on this thread until the link is closed. A handler that panics has answered
+    /// [`Error::HandlerPanicked`], and serving goes on.
+    ///
+    /// # Errors
+    /// How the link ended, unless it was closed.
+    pub fn serve(&self, handler: impl Fn(Request<'_>)) -> Result<()> {
+        self.end.serve(&handler)
+    }
+
+    /// Sets the handler that a thread waiting in [`call`](Self::call) serves nested calls with. At most once.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if there is one already.
+    pub fn set_handler(&self, handler: impl Fn(Request<'_>) + Send + Sync + 'static) -> Result<()> {
+        let twice = Error::Unsupported { what: "a second handler" };
+        self.end.handler.set(Box::new(handler)).map_err(|_| twice)
+    }
+
+    /// Closes the link in order: sends nothing new, lets calls of both sides finish and what was sent be taken until
+    /// `deadline`, then ends. Calls that are still under way end as [`Error::Cancelled`], everything later as
+    /// [`Error::Closed`], on both sides; every waiting thread wakes.
+    pub fn close(&self, deadline: impl Into<Deadline>) {
+        if !crate::sync::forked() {
+            self.end.close(deadline.into());
+        }
+    }
+
+    /// Whether the link has ended, by closing, death or a violation.
+    pub fn is_closed(&self) -> bool {
+        self.end.ended().is_some()
+    }
+
+    /// Who the other process is.
+    pub fn peer(&self) -> Credentials {
+        self.peer
+    }
+
+    /// The geometry of both regions.
+    pub fn max_payload(&self) -> usize {
+        self.end.ours.classes.last().map_or(32, |c| c.size as usize)
+    }
+
+    /// Counters of this end.
+    pub fn stats(&self) -> Stats {
+        self.end.stats()
+    }
+
+    /// Before an event loop sleeps on this link's [descriptor](AsFd): asks the other side to ring it for anything that
+    /// happens. Returns false if there is a request to receive already, so do not sleep; look at your pending calls after
+    /// arming, too.
+    ///
+    /// ```no_run
+    /// # fn event_loop(link: &busway::Link, epoll_wait: impl Fn()) -> Result<(), busway::Error> {
+    /// loop {
+    ///     while let Some(request) = link.try_recv()? {
+    ///         request.reply(b"done")?;
+    ///     }
+    ///     if link.arm() {
+    ///         epoll_wait(); // on link.as_fd(), readable
+    ///     }
+    ///     link.disarm();
+    /// }
+    /// # }
+    /// ```
+    pub fn arm(&self) -> bool {
+        self.end.arm()
+    }
+
+    /// After an event loop woke, or did not sleep: takes in what made the descriptor readable.
+    pub fn disarm(&self) {
+        self.end.disarm();
+    }
+
+    /// Both ends of a link inside this process, over heap memory without descriptors: for tests, and for tools like Miri.
+    ///
+    /// # Errors
+    /// A geometry out of bounds.
+    pub fn pair(config: &crate::Config) -> Result<(Link, Link)> {
+        let table = config.geometry.plan()?;
+        let (host, host_seen) = crate::region::Region::heap_pair(table.len());
+        let (plugin, plugin_seen) = crate::region::Region::heap_pair(table.len());
+        let me = Credentials {
+            pid: std::process::id(),
+            uid: rustix::process::getuid().as_raw(),
+            gid: rustix::process::getgid().as_raw(),
+        };
+        // SAFETY: each end alone writes its own region.
+        unsafe {
+            let host = End::new(View::new(host, &table)?, View::new(plugin_seen, &table)?, None, 0, config.options(false));
+            let plugin = End::new(View::new(plugin, &table)?, View::new(host_seen, &table)?, None, 0, config.options(true));
+            Ok((Link::new(host, me), Link::new(plugin, me)))
+        }
+    }
+}
+
+impl AsFd for Link {
+    /// One descriptor that becomes readable when the other side rings an [armed](Link::arm) link, or is gone. For polling
+    /// only.
+    ///
+    /// # Panics
+    /// On one end of [`Link::pair`], which has no descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.end.doorbell().map(Doorbell::as_fd).expect("an end of Link::pair has no descriptor")
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.close(Deadline::from_nanos(1));
+    }
+}
+
+impl core::fmt::Debug for Link {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Link").field("peer", &self.peer).field("ended", &self.end.ended()).finish_non_exhaustive()
+    }
+}
+
+/// Requests sent in a row, with one wake-up at the end. See [`Link::batch`].
+///
+/// ```
+/// # use busway::{Config, Deadline, Link};
+/// # let (host, plugin) = Link::pair(&Config::default())?;
+/// let batch = host.batch();
+/// for n in 0..10u64 {
+///     batch.send(1, &n.to_le_bytes(), Deadline::NEVER)?;
+/// }
+/// drop(batch);
+///
+/// let mut events = Vec::new();
+/// assert_eq!(plugin.recv_batch(&mut events, 64, Deadline::NEVER)?, 10);
+/// # Ok::<(), busway::Error>(())
+/// ```
+pub struct Batch<'a> {
+    end: &'a End,
+}
+
+impl<'a> Batch<'a> {
+    /// As [`Link::send`].
+    ///
+    /// # Errors
+    /// As [`Link::send`].
+    #[inline]
+    pub fn send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
+        self.end.event(method, payload.into(), deadline.into(), true, false)
+    }
+
+    /// As [`Link::submit`].
+    ///
+    /// # Errors
+    /// As [`Link::submit`].
+    #[inline]
+    pub fn submit<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'a>> {
+        self.end.submit(method, payload.into(), deadline.into(), true, false)
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.end.flush();
+    }
+}

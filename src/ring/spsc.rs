@@ -1,0 +1,264 @@
+//! A ring with one producer and one consumer, each the only writer of its words.
+//!
+//! # Protocol
+//!
+//! Positions count from 0 and wrap at 2^32; the entry of position `p` is `entry[p % N]`, `N` a power of two up to 2^31.
+//!
+//! | word | writer | meaning |
+//! |---|---|---|
+//! | `entry[i].word` | producer | low half: position + 1 of the value it holds; high half: a tag of the user's |
+//! | `entry[i].value` | producer | the value |
+//! | `pos` | consumer | positions below it have been taken |
+//!
+//! *Publish*: the producer writes the value, then stores the word with release. The consumer polls the entry's own word
+//! with acquire, so it sees the value that the word announces, and a message moves one cache line.
+//!
+//! *Reuse*: the consumer reads the value, then stores `pos` with release. The producer loads `pos` with acquire before it
+//! writes a value into an entry used before, so no read of the old value can come after the new write.
+//!
+//! A zeroed ring is an empty one: the entry `i` first holds position `i`, whose word has low half `i + 1`, not 0. (At the
+//! wrap a word with low half 0 is real: it announces position 2^32 - 1, whose entry then holds `2^32 - N`, not 0.)
+//!
+//! # A peer that lies
+//!
+//! The consumer trusts nothing: a word that is not the one it waits for means "not yet", whatever it is, and the value is
+//! copied once. The producer checks that `pos` lies between what it knew and what it sent; anything else is
+//! [`Lied`], and the ring must not be used further.
+//!
+//! The word per entry follows Dmitry Vyukov's bounded queue, with one side each.
+
+use crate::error::Violation;
+use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, mutant};
+use bytemuck::{AnyBitPattern, NoUninit};
+use core::ptr::NonNull;
+
+/// One element of a ring in shared memory: 8 bytes and a `T`.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Entry<T> {
+    word: AtomicU64,
+    value: PeerCell<T>,
+}
+
+impl<T: NoUninit + AnyBitPattern> Entry<T> {
+    /// The entry `index` of a ring of `capacity` that starts at position `start`; zeroed memory is `new(i, n, 0, zeroed)`.
+    pub fn new(index: u32, capacity: u32, start: u32, value: T) -> Self {
+        // The low half of the position one lap before the first one this entry will hold, plus one.
+        let first = start.wrapping_add(index.wrapping_sub(start) & (capacity - 1));
+        let word = if start == 0 { 0 } else { first.wrapping_sub(capacity).wrapping_add(1) };
+        Self { word: AtomicU64::new(word.into()), value: PeerCell::new(value) }
+    }
+
+    /// Whether the message of position `at` is here. Acquires nothing: for polling.
+    #[inline(always)]
+    pub fn holds(&self, at: u32) -> bool {
+        self.word.load(Ordering::Relaxed) as u32 == at.wrapping_add(1)
+    }
+}
+
+/// The consumer's position is not one an honest consumer could have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lied;
+
+impl From<Lied> for Violation {
+    fn from(_: Lied) -> Self {
+        Violation::Position
+    }
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub struct Producer<T> {
+    entries: NonNull<Entry<T>>,
+    pos: NonNull<PeerWord>,
+    capacity: u32,
+    next: u32,
+    /// The last `pos` seen: everything below is free again.
+    taken: u32,
+}
+
+// SAFETY: an end is a pair of addresses and private counters; it is used by one thread at a time through `&mut`.
+unsafe impl<T: NoUninit + AnyBitPattern> Send for Producer<T> {}
+// SAFETY: as above.
+unsafe impl<T: NoUninit + AnyBitPattern> Send for Consumer<T> {}
+
+impl<T: NoUninit + AnyBitPattern> Producer<T> {
+    /// The sending end of a ring that stands at position `start`.
+    ///
+    /// # Safety
+    /// `entries` is an array of `capacity` (a power of two) initialised entries which this is the only one to write, `pos`
+    /// the word of the one consumer; both outlive the end.
+    pub unsafe fn new(entries: NonNull<Entry<T>>, pos: NonNull<PeerWord>, capacity: u32, start: u32) -> Self {
+        assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
+        Self { entries, pos, capacity, next: start, taken: start }
+    }
+
+    /// Position of the next message.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Whether `need` entries are free beside `reserve` others that the caller wants kept free.
+    ///
+    /// # Errors
+    /// [`Lied`] if the consumer claims what it cannot have taken.
+    #[inline]
+    pub fn has_room(&mut self, need: u32, reserve: u32) -> Result<bool, Lied> {
+        let limit = self.capacity.saturating_sub(reserve);
+        if self.next.wrapping_sub(self.taken).saturating_add(need) <= limit {
+            return Ok(true);
+        }
+        // SAFETY: valid by the contract of `new`.
+        let pos = unsafe { self.pos.as_ref() };
+        let pos = if mutant("spsc: pos without acquire") { pos.hint() } else { pos.load() };
+        // An honest `pos` lies between the last one and `next`, on the circle of positions.
+        if pos.wrapping_sub(self.taken) > self.next.wrapping_sub(self.taken) {
+            return Err(Lied);
+        }
+        self.taken = pos;
+        Ok(self.next.wrapping_sub(pos).saturating_add(need) <= limit)
+    }
+
+    /// Publishes a message at position [`next`](Self::next), for which [`has_room`](Self::has_room) has answered true.
+    #[inline]
+    pub fn publish(&mut self, tag: u32, value: T) {
+        debug_assert!(self.next.wrapping_sub(self.taken) < self.capacity);
+        let at = (self.next & (self.capacity - 1)) as usize;
+        self.next = self.next.wrapping_add(1);
+        // SAFETY: in bounds by the mask; the entry is ours to write until its word is published, because the consumer's
+        // `pos`, loaded with acquire, has passed the position it held before.
+        unsafe {
+            let entry = self.entries.add(at).as_ref();
+            entry.value.write(value);
+            let order = if mutant("spsc: publish without release") { Ordering::Relaxed } else { Ordering::Release };
+            entry.word.store(u64::from(self.next) | u64::from(tag) << 32, order);
+        }
+    }
+}
+
+/// The receiving end. It does not publish its position: the caller stores [`next`](Self::next) with release into `pos`.
+#[derive(Debug)]
+pub struct Consumer<T> {
+    entries: NonNull<Entry<T>>,
+    capacity: u32,
+    next: u32,
+}
+
+impl<T: NoUninit + AnyBitPattern> Consumer<T> {
+    /// The receiving end of a ring that stands at position `start`.
+    ///
+    /// # Safety
+    /// `entries` is an array of `capacity` (a power of two) entries that outlives the end. Another process may write it.
+    pub unsafe fn new(entries: NonNull<Entry<T>>, capacity: u32, start: u32) -> Self {
+        assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
+        Self { entries, capacity, next: start }
+    }
+
+    /// Position of the next message to take, which is the value of `pos` once it is stored.
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// Whether a message is there. Acquires nothing: for polling.
+    #[inline(always)]
+    pub fn ready(&self) -> bool {
+        // SAFETY: in bounds by the mask, valid by the contract of `new`.
+        unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() }.holds(self.next)
+    }
+
+    /// The tag of the next message, if it is there, without taking it.
+    #[inline]
+    pub fn peek(&self) -> Option<u32> {
+        // SAFETY: in bounds by the mask, valid by the contract of `new`.
+        let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
+        let word = entry.word.load(Ordering::Relaxed);
+        (word as u32 == self.next.wrapping_add(1)).then_some((word >> 32) as u32)
+    }
+
+    /// Takes the next message, if it is there: its tag and its value.
+    #[inline]
+    pub fn take(&mut self) -> Option<(u32, T)> {
+        // SAFETY: in bounds by the mask, valid by the contract of `new`.
+        let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
+        let word = entry.word.load(Ordering::Relaxed);
+        if word as u32 != self.next.wrapping_add(1) {
+            return None;
+        }
+        if !mutant("spsc: take without acquire") {
+            // Meets the release of `publish`. A fence and not an acquire load: the entry may lie in a read-only page.
+            crate::sync::fence(Ordering::Acquire);
+            #[cfg(busway_tsan)]
+            entry.word.load(Ordering::Acquire);
+        }
+        let value = entry.value.read();
+        self.next = self.next.wrapping_add(1);
+        Some(((word >> 32) as u32, value))
+    }
+}
+
+#[cfg(all(test, not(busway_loom)))]
+mod tests {
+    use super::*;
+    use crate::sync::AtomicU32;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn an_entry_of_56_bytes_is_a_cache_line() {
+        assert_eq!(size_of::<Entry<[u64; 7]>>(), 64);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 256 }))]
+
+        /// Any order of sends and takes does what a plain queue does, from any start, across the wrap.
+        #[test]
+        fn a_ring_is_a_bounded_queue(
+            start in prop_oneof![Just(0), Just(u32::MAX - 3), any::<u32>()],
+            bits in 0u32..5,
+            reserve in 0u32..3,
+            steps in proptest::collection::vec(any::<bool>(), 0..200),
+        ) {
+            let capacity = 1 << bits;
+            let entries: Vec<Entry<[u64; 2]>> = (0..capacity).map(|i| Entry::new(i, capacity, start, [0; 2])).collect();
+            let pos = AtomicU32::new(start);
+            let at = NonNull::from(&entries[..]).cast();
+            // SAFETY: the entries and the word outlive both ends, which this thread alone uses.
+            let (mut tx, mut rx) = unsafe {
+                (Producer::new(at, NonNull::from(PeerWord::of(&pos)), capacity, start), Consumer::new(at, capacity, start))
+            };
+            let mut model = VecDeque::new();
+            for (i, send) in steps.into_iter().enumerate() {
+                let message = (i as u32, [i as u64, !(i as u64)]);
+                if send {
+                    let room = tx.has_room(1, reserve).unwrap();
+                    prop_assert_eq!(room, (model.len() as u32) < capacity.saturating_sub(reserve));
+                    if room {
+                        tx.publish(message.0, message.1);
+                        model.push_back(message);
+                    }
+                } else {
+                    prop_assert_eq!(rx.ready(), !model.is_empty());
+                    prop_assert_eq!(rx.take(), model.pop_front());
+                    pos.store(rx.next(), Ordering::Release);
+                }
+            }
+        }
+
+        /// Whatever a consumer claims, the producer answers without a panic, and refuses what cannot be.
+        #[test]
+        fn a_position_that_cannot_be_is_a_lie(sent in 0u32..5, claimed in any::<u32>()) {
+            let entries: Vec<Entry<u64>> = (0..4).map(|i| Entry::new(i, 4, 0, 0)).collect();
+            let pos = AtomicU32::new(0);
+            // SAFETY: the entries and the word outlive the end.
+            let mut tx =
+                unsafe { Producer::new(NonNull::from(&entries[..]).cast(), NonNull::from(PeerWord::of(&pos)), 4, 0) };
+            for i in 0..sent {
+                prop_assert!(tx.has_room(1, 0).unwrap());
+                tx.publish(0, i.into());
+            }
+            pos.store(claimed, Ordering::Release);
+            prop_assert_eq!(tx.has_room(4, 0), if claimed <= sent { Ok(claimed == sent) } else { Err(Lied) });
+        }
+    }
+}

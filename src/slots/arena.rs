@@ -1,0 +1,248 @@
+//! The slots of one region, allocated by its one writer.
+//!
+//! # Protocol
+//!
+//! All bookkeeping is private to the owner; shared are the payload bytes (written by the owner) and one word per slot,
+//! `released[j]`, written by the peer. A slot is *free*, *loaned* (its owner writes into it), *riding* (with a call: it comes
+//! back with the reply) or *lent*. A slot gets a new generation each time it leaves.
+//!
+//! *Release*: the peer, having read the payload, stores the generation into `released[j]` with release. The owner loads that
+//! word with acquire before it reuses a lent slot, so no read of the old payload can come after the new write. A riding slot
+//! needs no such word: the reply that gives it back was published with release after the payload was last read.
+//!
+//! *Reuse*: each class hands out slots from a window of about [`WINDOW`] bytes. When the window is used up it is swept for
+//! slots that came back; only if none did the class grows into slots never used. So small and large slots stay warm, and
+//! slots in between rotate, which lets the peer's cache keep up.
+//!
+//! A loan that is dropped unsent is kept in the *place* of its thread, where the same thread finds it again without a lock.
+//! Only the thread itself fills its place; anybody may take from it, so nothing is stranded there: a class that runs out
+//! collects from all places first.
+
+use super::{GENERATION_BITS, SlotRef};
+use crate::region::Array;
+use crate::sync::{AtomicU32, Mutex, MutexGuard, NUMBERED_THREADS, Ordering, PeerWord, mutant, thread_number};
+use crate::wake::Marks;
+use crossbeam_utils::CachePadded;
+use std::collections::VecDeque;
+
+/// How many bytes of one class are in use before it is looked for slots that came back.
+pub const WINDOW: u32 = 128 << 10;
+
+/// Slots of one size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SizeClass {
+    /// Bytes of a slot: a multiple of 64.
+    pub size: u32,
+    /// Number of slots.
+    pub count: u32,
+}
+
+#[derive(Debug)]
+struct Class {
+    size: u32,
+    /// Number of the class's first slot among all slots.
+    first: u32,
+    count: u32,
+    window: u32,
+}
+
+/// What the lock guards.
+#[derive(Debug)]
+pub struct Stock {
+    free: Box<[VecDeque<u32>]>,
+    /// How many slots of each class have ever been used.
+    used: Box<[u32]>,
+    /// Threads that wait for a slot.
+    pub marks: Marks,
+}
+
+/// The owner's side of an arena.
+#[derive(Debug)]
+pub struct Arena {
+    classes: Box<[Class]>,
+    /// Generation in the low bits, and [`LENT`].
+    slots: Box<[AtomicU32]>,
+    released: Array<PeerWord>,
+    places: Box<[CachePadded<AtomicU32>]>,
+    stock: Mutex<Stock>,
+}
+
+const LENT: u32 = 1 << 31;
+const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
+
+/// Number of a slot among all slots of its arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotId {
+    /// Size class.
+    pub class: u8,
+    number: u32,
+}
+
+impl Arena {
+    /// An arena of these classes, in ascending order of size. `released` has one word per slot.
+    pub fn new(classes: &[SizeClass], released: Array<PeerWord>) -> Self {
+        let mut first = 0;
+        let classes: Box<[Class]> = classes
+            .iter()
+            .map(|c| {
+                let class = Class { size: c.size, first, count: c.count, window: (WINDOW / c.size).clamp(1, c.count.max(1)) };
+                first += c.count;
+                class
+            })
+            .collect();
+        assert!(first <= released.count());
+        Self {
+            slots: (0..first).map(|_| AtomicU32::new(0)).collect(),
+            places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
+            stock: Mutex::new(Stock {
+                free: classes.iter().map(|c| VecDeque::with_capacity(c.count as usize)).collect(),
+                used: classes.iter().map(|_| 0).collect(),
+                marks: Marks::default(),
+            }),
+            classes,
+            released,
+        }
+    }
+
+    /// The class for `len` bytes, or the largest size if none is large enough.
+    #[inline]
+    pub fn class_for(&self, len: usize) -> Result<u8, usize> {
+        match self.classes.iter().position(|c| c.size as usize >= len) {
+            Some(class) => Ok(class as u8),
+            None => Err(self.classes.last().map_or(0, |c| c.size as usize)),
+        }
+    }
+
+    /// Index of a slot in its class.
+    #[inline]
+    pub fn index(&self, slot: SlotId) -> u32 {
+        slot.number - self.classes[slot.class as usize].first
+    }
+
+    /// A free slot of the class, now loaned; `None` if all are out.
+    #[inline]
+    pub fn loan(&self, class: u8) -> Option<SlotId> {
+        let c = &self.classes[class as usize];
+        if let Some(place) = self.place() {
+            let warm = place.load(Ordering::Relaxed).wrapping_sub(1);
+            // Somebody else may empty the place meanwhile, but only this thread fills it.
+            if warm.wrapping_sub(c.first) < c.count && place.swap(0, Ordering::Acquire) != 0 {
+                return Some(SlotId { class, number: warm });
+            }
+        }
+        self.loan_locked(class)
+    }
+
+    #[cold]
+    fn loan_locked(&self, class: u8) -> Option<SlotId> {
+        let c = &self.classes[class as usize];
+        let mut stock = self.stock.lock();
+        if let Some(number) = stock.free[class as usize].pop_front() {
+            return Some(SlotId { class, number });
+        }
+        let used = stock.used[class as usize];
+        if used >= c.window {
+            self.sweep(class, &mut stock);
+            if let Some(number) = stock.free[class as usize].pop_front() {
+                return Some(SlotId { class, number });
+            }
+        }
+        if used < c.count {
+            stock.used[class as usize] += 1;
+            return Some(SlotId { class, number: c.first + used });
+        }
+        self.collect(class).map(|number| SlotId { class, number })
+    }
+
+    /// Finds lent slots of the class that the peer has given back.
+    fn sweep(&self, class: u8, stock: &mut Stock) {
+        let c = &self.classes[class as usize];
+        for number in c.first..c.first + stock.used[class as usize] {
+            let word = &self.slots[number as usize];
+            let state = word.load(Ordering::Relaxed);
+            if state & LENT == 0 {
+                continue;
+            }
+            let released = self.released.at(number);
+            let released = if mutant("arena: release without acquire") { released.hint() } else { released.load() };
+            if released == state & GENERATION || mutant("arena: reuse before release") {
+                word.store(state & GENERATION, Ordering::Relaxed);
+                stock.free[class as usize].push_back(number);
+            }
+        }
+    }
+
+    /// Takes a slot of the class out of some thread's place.
+    fn collect(&self, class: u8) -> Option<u32> {
+        let c = &self.classes[class as usize];
+        self.places.iter().find_map(|place| {
+            let held = place.load(Ordering::Relaxed);
+            let fits = held.wrapping_sub(1).wrapping_sub(c.first) < c.count;
+            // Its thread may have taken it, and put another slot in, meanwhile: then it is that thread's again.
+            (fits && place.compare_exchange(held, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()).then_some(held.wrapping_sub(1))
+        })
+    }
+
+    /// Gives a loaned slot back unsent, or a riding one whose reply gave it back. Returns whether somebody waits for it.
+    #[inline]
+    pub fn give_back(&self, slot: SlotId) -> bool {
+        if let Some(place) = self.place()
+            && place.load(Ordering::Relaxed) == 0
+        {
+            // Release: the next holder, perhaps another thread, writes after what this one did.
+            place.store(slot.number + 1, Ordering::Release);
+            return false;
+        }
+        self.give_back_locked(slot)
+    }
+
+    #[cold]
+    fn give_back_locked(&self, slot: SlotId) -> bool {
+        let mut stock = self.stock.lock();
+        stock.free[slot.class as usize].push_back(slot.number);
+        stock.marks.sleepers() > 0
+    }
+
+    /// Lends a loaned slot to the peer, which gives it back by name. Before the reference is published.
+    pub fn lend(&self, slot: SlotId) -> SlotRef {
+        self.leave(slot, LENT)
+    }
+
+    /// Sends a loaned slot along with a call: the reply gives it back, or says that it did not, see [`detach`](Self::detach).
+    pub fn ride(&self, slot: SlotId) -> SlotRef {
+        self.leave(slot, 0)
+    }
+
+    fn leave(&self, slot: SlotId, state: u32) -> SlotRef {
+        let word = &self.slots[slot.number as usize];
+        let generation = (word.load(Ordering::Relaxed) + 1) & GENERATION;
+        word.store(generation | state, Ordering::Relaxed);
+        SlotRef::new(slot.class, self.index(slot), generation)
+    }
+
+    /// The reply did not give a riding slot back: the peer will by name, like any lent slot.
+    pub fn detach(&self, slot: SlotId) {
+        let word = &self.slots[slot.number as usize];
+        word.store(word.load(Ordering::Relaxed) | LENT, Ordering::Relaxed);
+    }
+
+    /// The lock, for threads that begin or end to wait for a slot.
+    pub fn stock(&self) -> MutexGuard<'_, Stock> {
+        self.stock.lock()
+    }
+
+    /// How many slots are neither free nor in a thread's place, after looking for those that came back. For tests and tools.
+    pub fn outstanding(&self) -> u32 {
+        let mut stock = self.stock.lock();
+        (0..self.classes.len()).for_each(|class| self.sweep(class as u8, &mut stock));
+        let used: u32 = stock.used.iter().sum();
+        let free: usize = stock.free.iter().map(VecDeque::len).sum();
+        let placed = self.places.iter().filter(|p| p.load(Ordering::Relaxed) != 0).count();
+        used - free as u32 - placed as u32
+    }
+
+    #[inline(always)]
+    fn place(&self) -> Option<&AtomicU32> {
+        thread_number().map(|n| &*self.places[n])
+    }
+}

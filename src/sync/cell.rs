@@ -1,0 +1,87 @@
+//! Data that travels beside a published word.
+
+#[cfg(busway_loom)]
+use loom::cell::UnsafeCell;
+#[cfg(not(busway_loom))]
+use core::cell::UnsafeCell;
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+impl<T> core::fmt::Debug for PeerCell<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str("PeerCell")
+    }
+}
+
+/// A value in shared memory, written by its owner and read by value by the peer.
+///
+/// The reader may be facing a peer that writes at any moment, so natively a read is a sequence of relaxed atomic loads in
+/// units of the alignment of `T` (at most eight bytes): never undefined behaviour, never a reference. Whether the value is
+/// whole is a matter of the protocol around it: the reader has seen, with acquire, the word that the owner published with
+/// release after writing. Under loom the cell is tracked, so a protocol that reads too early or writes too late fails the
+/// model.
+#[repr(transparent)]
+pub struct PeerCell<T>(UnsafeCell<T>);
+
+// SAFETY: the cell hands out values only, and `T` is plain data; exclusion between the one writer and its readers is the
+// contract of `write`.
+unsafe impl<T: NoUninit + AnyBitPattern> Sync for PeerCell<T> {}
+
+impl<T: NoUninit + AnyBitPattern> PeerCell<T> {
+    /// A cell holding `value`; for memory that is not zeroed by the kernel, and for loom.
+    pub fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// Replaces the value.
+    ///
+    /// # Safety
+    /// No other thread of this process writes or reads the cell at the same time, the cell lies in memory that this process
+    /// may write, and honest readers are kept out by the word beside the cell.
+    #[inline(always)]
+    pub unsafe fn write(&self, value: T) {
+        #[cfg(not(busway_loom))]
+        // SAFETY: exclusive by this function's contract.
+        unsafe {
+            self.0.get().write(value)
+        }
+        #[cfg(busway_loom)]
+        // SAFETY: as above, and loom checks it.
+        self.0.with_mut(|p| unsafe { p.write(value) })
+    }
+
+    /// Copies the value out, once.
+    #[inline(always)]
+    pub fn read(&self) -> T {
+        #[cfg(not(busway_loom))]
+        return read_relaxed(self.0.get());
+        #[cfg(busway_loom)]
+        // SAFETY: loom reports the model if this races with a write.
+        return self.0.with(|p| unsafe { p.read() });
+    }
+}
+
+#[cfg(not(busway_loom))]
+#[inline(always)]
+fn read_relaxed<T: AnyBitPattern>(from: *const T) -> T {
+    use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+    let mut value = core::mem::MaybeUninit::<T>::uninit();
+    let to: *mut T = value.as_mut_ptr();
+    let size = size_of::<T>();
+    macro_rules! copy {
+        ($atomic:ty, $unit:ty) => {
+            for i in 0..size / size_of::<$unit>() {
+                // SAFETY: both pointers are valid for `size` bytes and aligned for `T`, hence for the unit; the source is
+                // only ever read atomically here.
+                unsafe { to.cast::<$unit>().add(i).write((*from.cast::<$atomic>().add(i)).load(Relaxed)) }
+            }
+        };
+    }
+    match align_of::<T>() {
+        8.. => copy!(AtomicU64, u64),
+        4.. => copy!(AtomicU32, u32),
+        _ => copy!(AtomicU8, u8),
+    }
+    // SAFETY: every byte was written (the size is a multiple of the alignment) and any bits are a valid `T`.
+    unsafe { value.assume_init() }
+}

@@ -1,0 +1,54 @@
+//! The only place that names atomics, the futex, the clock and the CPU.
+//!
+//! Every algorithm above is written once against the names of this module. Natively they are `core` atomics and Linux
+//! system calls; under `--cfg busway_loom` they are loom's, with the futex modelled by a mutex and a condition variable,
+//! so that a loom model runs the very source that ships.
+//!
+//! # Words of a peer
+//!
+//! A word of shared memory has one writer: one process. The other side sees it through a read-only mapping as a
+//! [`PeerWord`], which can only be loaded. Data that travels beside a word goes through a [`PeerCell`]: written by the owner
+//! before the word is published, read once, by value, after the word was seen.
+//!
+//! # Mutants
+//!
+//! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
+//! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
+
+#![allow(clippy::disallowed_types)]
+
+mod cell;
+#[cfg(busway_loom)]
+mod model;
+#[cfg(not(busway_loom))]
+mod native;
+mod peer;
+
+#[cfg(busway_loom)]
+use model as imp;
+#[cfg(not(busway_loom))]
+use native as imp;
+
+pub use cell::PeerCell;
+pub use core::sync::atomic::Ordering;
+pub use imp::{
+    AtomicBool, AtomicU32, AtomicU64, FutexWord, Mutex, MutexGuard, cpu, fence, forked, futex_wait, futex_wait_any,
+    futex_wake, guard_against_fork, mutant, now, spin_loop, thread_number, yield_now,
+};
+#[cfg(busway_loom)]
+pub use imp::{set_thread_number, with_mutant};
+pub use peer::PeerWord;
+
+/// More threads than this do not get a [`thread_number`]: they take the slower, locked paths.
+pub const NUMBERED_THREADS: usize = 64;
+
+/// Why a futex wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// Woken, or the word had another value, or for no reason: look again.
+    Look,
+    /// The time ran out.
+    TimedOut,
+    /// The kernel (or a seccomp filter) has no such call: sleep another way.
+    Unsupported,
+}

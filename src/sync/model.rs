@@ -1,0 +1,164 @@
+//! The same names under loom. The futex is a queue behind one mutex and one condition variable; there is no time.
+
+use super::Woken;
+use core::cell::Cell;
+use core::sync::atomic::Ordering::SeqCst;
+use loom::sync::Condvar;
+pub use loom::sync::MutexGuard;
+pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+
+/// As the native mutex.
+#[derive(Debug, Default)]
+pub struct Mutex<T>(loom::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// A mutex around `value`.
+    pub fn new(value: T) -> Self {
+        Self(loom::sync::Mutex::new(value))
+    }
+
+    /// Locks.
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap()
+    }
+}
+
+thread_local! {
+    // Loom runs all threads of a model on the thread of its test, so this is one setting per test.
+    static MUTANT: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Whether the mutant of this name is switched on for this test.
+pub fn mutant(name: &str) -> bool {
+    MUTANT.get() == name
+}
+
+/// Runs `body` with one mutant switched on.
+pub fn with_mutant<R>(name: &'static str, body: impl FnOnce() -> R) -> R {
+    struct Off;
+    impl Drop for Off {
+        fn drop(&mut self) {
+            MUTANT.set("");
+        }
+    }
+    let _off = Off;
+    MUTANT.set(name);
+    body()
+}
+
+/// One word of a futex wait.
+#[derive(Clone, Copy)]
+pub struct FutexWord<'a> {
+    word: &'a AtomicU32,
+    expected: u32,
+}
+
+impl<'a> FutexWord<'a> {
+    /// A word in shared memory.
+    pub fn shared(word: &'a AtomicU32, expected: u32) -> Self {
+        Self { word, expected }
+    }
+
+    /// A word of this process.
+    pub fn private(word: &'a AtomicU32, expected: u32) -> Self {
+        Self { word, expected }
+    }
+}
+
+struct Sleeper {
+    addresses: Vec<usize>,
+    ticket: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    sleepers: Vec<Sleeper>,
+    tickets: usize,
+}
+
+struct Kernel {
+    queue: loom::sync::Mutex<Queue>,
+    woken: Condvar,
+}
+
+loom::lazy_static! {
+    static ref KERNEL: Kernel = Kernel { queue: loom::sync::Mutex::new(Queue::default()), woken: Condvar::new() };
+}
+
+/// Sleeps while `word` has the expected value.
+pub fn futex_wait(word: FutexWord<'_>, until: Option<u64>) -> Woken {
+    futex_wait_any(&[word], until)
+}
+
+/// Sleeps while all `words` have their expected values.
+pub fn futex_wait_any(words: &[FutexWord<'_>], _until: Option<u64>) -> Woken {
+    let mut queue = KERNEL.queue.lock().unwrap();
+    if words.iter().any(|w| w.word.load(SeqCst) != w.expected) {
+        return Woken::Look;
+    }
+    let ticket = queue.tickets;
+    queue.tickets += 1;
+    let addresses = words.iter().map(|w| core::ptr::from_ref(w.word).addr()).collect();
+    queue.sleepers.push(Sleeper { addresses, ticket });
+    while queue.sleepers.iter().any(|s| s.ticket == ticket) {
+        queue = KERNEL.woken.wait(queue).unwrap();
+    }
+    Woken::Look
+}
+
+/// Wakes up to `count` sleepers of `word`, the longest asleep first.
+pub fn futex_wake(word: &AtomicU32, count: u32, _private: bool) {
+    let address = core::ptr::from_ref(word).addr();
+    let mut queue = KERNEL.queue.lock().unwrap();
+    let mut left = count;
+    queue.sleepers.retain(|s| {
+        let hit = left > 0 && s.addresses.contains(&address);
+        left -= u32::from(hit);
+        !hit
+    });
+    KERNEL.woken.notify_all();
+}
+
+/// There is no time in a model.
+pub fn now() -> u64 {
+    0
+}
+
+/// All threads of a model run on one CPU.
+pub fn cpu() -> u32 {
+    0
+}
+
+/// A spin without progress of others never ends in a model, so a spin is a yield.
+pub fn spin_loop() {
+    loom::thread::yield_now();
+}
+
+/// Lets another thread run.
+pub fn yield_now() {
+    loom::thread::yield_now();
+}
+
+/// A model never forks.
+pub fn forked() -> bool {
+    false
+}
+
+/// A model never forks.
+pub fn guard_against_fork() -> rustix::io::Result<()> {
+    Ok(())
+}
+
+/// Models take the paths of unnumbered threads unless they say so.
+pub fn thread_number() -> Option<usize> {
+    NUMBER.with(Cell::get)
+}
+
+loom::thread_local! {
+    static NUMBER: Cell<Option<usize>> = Cell::new(None);
+}
+
+/// Gives this thread of a model a number.
+pub fn set_thread_number(number: usize) {
+    NUMBER.with(|n| n.set(Some(number)));
+}

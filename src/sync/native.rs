@@ -1,0 +1,206 @@
+//! Native names: `core` atomics and Linux system calls.
+
+use super::{NUMBERED_THREADS, Woken};
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use core::sync::atomic::{AtomicPtr, Ordering::*};
+use core::{cell::Cell, ffi::c_void, num::NonZeroU32, ptr};
+use rustix::io::Errno;
+use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
+pub use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+/// A mutex for state of this process. A panic inside the critical section does not poison it: no code of a user runs there.
+#[derive(Debug, Default)]
+pub struct Mutex<T>(std::sync::Mutex<T>);
+
+impl<T> Mutex<T> {
+    /// A mutex around `value`.
+    pub fn new(value: T) -> Self {
+        Self(std::sync::Mutex::new(value))
+    }
+
+    /// Locks; blocks while another thread of this process holds the lock.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A mutant is never on in a native build.
+#[inline(always)]
+pub const fn mutant(_name: &str) -> bool {
+    false
+}
+
+/// One word of a futex wait: sleep while it holds `expected`.
+#[derive(Clone, Copy)]
+pub struct FutexWord<'a> {
+    word: &'a AtomicU32,
+    expected: u32,
+    private: bool,
+}
+
+impl<'a> FutexWord<'a> {
+    /// A word in memory shared with another process.
+    pub fn shared(word: &'a AtomicU32, expected: u32) -> Self {
+        Self { word, expected, private: false }
+    }
+
+    /// A word of this process alone.
+    pub fn private(word: &'a AtomicU32, expected: u32) -> Self {
+        Self { word, expected, private: true }
+    }
+
+    fn flags(self) -> Flags {
+        if self.private { Flags::PRIVATE } else { Flags::empty() }
+    }
+}
+
+fn timespec(ns: u64) -> Timespec {
+    // A time past the end of `i64` seconds cannot come from 64-bit nanoseconds.
+    Timespec { tv_sec: (ns / 1_000_000_000) as i64, tv_nsec: (ns % 1_000_000_000) as _ }
+}
+
+fn woken(result: rustix::io::Result<()>) -> Woken {
+    match result {
+        Ok(()) | Err(Errno::AGAIN | Errno::INTR) => Woken::Look,
+        Err(Errno::TIMEDOUT) => Woken::TimedOut,
+        Err(_) => Woken::Unsupported,
+    }
+}
+
+/// Sleeps while `word` has the expected value, until woken or until `until` (nanoseconds of [`now`]; `None` is for ever).
+pub fn futex_wait(word: FutexWord<'_>, until: Option<u64>) -> Woken {
+    let until = until.map(timespec);
+    woken(futex::wait_bitset(word.word, word.flags(), word.expected, until.as_ref(), NonZeroU32::MAX))
+}
+
+/// Sleeps while all `words` (at most four) have their expected values; one word is a plain [`futex_wait`].
+///
+/// Several words need Linux 5.16; where the call is missing or forbidden this returns [`Woken::Unsupported`].
+pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
+    if let [word] = words {
+        return futex_wait(*word, until);
+    }
+    let mut waits = [const { Wait::new() }; 4];
+    for (wait, word) in waits.iter_mut().zip(words) {
+        wait.val = word.expected.into();
+        wait.uaddr = WaitPtr::new(ptr::from_ref(word.word).cast_mut().cast::<c_void>());
+        wait.flags = WaitFlags::SIZE_U32 | if word.private { WaitFlags::PRIVATE } else { WaitFlags::empty() };
+    }
+    let until = until.map(timespec);
+    let count = words.len().min(waits.len());
+    woken(futex::waitv(&waits[..count], WaitvFlags::empty(), until.as_ref(), rustix::thread::ClockId::Monotonic).map(drop))
+}
+
+/// Wakes up to `count` sleepers of `word`. `private` as at the wait.
+pub fn futex_wake(word: &AtomicU32, count: u32, private: bool) {
+    let flags = if private { Flags::PRIVATE } else { Flags::empty() };
+    // A failure means that the address is not mapped, which our own references rule out.
+    let _ = futex::wake(word, flags, count.min(i32::MAX as u32));
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`, which every process of a machine shares.
+pub fn now() -> u64 {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// The CPU this thread runs on: a hint, old as soon as it is read.
+pub fn cpu() -> u32 {
+    rustix::thread::sched_getcpu() as u32
+}
+
+/// Tells the CPU that this is a spin loop.
+#[inline(always)]
+pub fn spin_loop() {
+    core::hint::spin_loop();
+}
+
+/// Gives the CPU to another thread that wants it.
+pub fn yield_now() {
+    rustix::thread::sched_yield();
+}
+
+/// A page that the kernel zeroes in a forked child; it holds 1 in the process that mapped it.
+static FORK_PAGE: AtomicPtr<u32> = AtomicPtr::new(ptr::null_mut());
+
+/// Whether this process is a forked child of the one that opened its links. They are not usable here.
+///
+/// `false` until the first call of [`guard_against_fork`].
+#[inline(always)]
+pub fn forked() -> bool {
+    let page = FORK_PAGE.load(Relaxed);
+    // SAFETY: not null means mapped for the life of the process, and written before the pointer was published.
+    !page.is_null() && unsafe { page.read_volatile() } == 0
+}
+
+/// Maps the page behind [`forked`], once per process.
+pub fn guard_against_fork() -> rustix::io::Result<()> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    if cfg!(miri) || !FORK_PAGE.load(Acquire).is_null() {
+        return Ok(());
+    }
+    let size = rustix::param::page_size();
+    // SAFETY: a fresh private page, advised and written before anybody else knows of it.
+    unsafe {
+        let page = mmap_anonymous(ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
+        madvise(page, size, Advice::LinuxWipeOnFork)?;
+        page.cast::<u32>().write_volatile(1);
+        if FORK_PAGE.compare_exchange(ptr::null_mut(), page.cast(), AcqRel, Acquire).is_err() {
+            let _ = munmap(page, size);
+        }
+    }
+    Ok(())
+}
+
+static NUMBERS_TAKEN: AtomicU64 = AtomicU64::new(0);
+const _: () = assert!(NUMBERED_THREADS == 64, "one bit each");
+const UNASKED: u32 = u32::MAX;
+const NONE: u32 = u32::MAX - 1;
+
+struct ReturnNumber;
+impl Drop for ReturnNumber {
+    fn drop(&mut self) {
+        let number = NUMBER.replace(NONE);
+        if number < NONE {
+            // Release: what this thread did with its place comes before what the next holder of the number does.
+            NUMBERS_TAKEN.fetch_and(!(1 << number), Release);
+        }
+    }
+}
+
+thread_local! {
+    static NUMBER: Cell<u32> = const { Cell::new(UNASKED) };
+    static RETURN: ReturnNumber = const { ReturnNumber };
+}
+
+/// A small number (below [`NUMBERED_THREADS`]) that this thread alone has while it lives, if one is left.
+#[inline(always)]
+pub fn thread_number() -> Option<usize> {
+    match NUMBER.get() {
+        UNASKED => take_number(),
+        NONE => None,
+        number => Some(number as usize),
+    }
+}
+
+#[cold]
+fn take_number() -> Option<usize> {
+    if RETURN.try_with(|_| ()).is_err() {
+        return None; // the thread is ending
+    }
+    let mut taken = NUMBERS_TAKEN.load(Relaxed);
+    while taken != u64::MAX {
+        let number = taken.trailing_ones();
+        match NUMBERS_TAKEN.compare_exchange_weak(taken, taken | 1 << number, Acquire, Relaxed) {
+            Ok(_) => {
+                NUMBER.set(number);
+                return Some(number as usize);
+            }
+            Err(now) => taken = now,
+        }
+    }
+    NUMBER.set(NONE);
+    None
+}

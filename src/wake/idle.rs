@@ -1,0 +1,116 @@
+//! How long to spin before sleeping.
+
+use crate::sync::{self, AtomicU32, Ordering, PeerWord};
+use core::time::Duration;
+use std::sync::OnceLock;
+
+/// What a thread does while there is nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Idle {
+    /// Spin for up to `spin`, then park. The time adapts: it halves after each wait that spun in vain (down to a tenth),
+    /// recovers with one that did not, and is tried in full at every 64th. Where both sides run on one CPU nothing can
+    /// happen during a spin, so there the thread yields a few times and parks.
+    Adaptive {
+        /// The longest spin. 20 us is the default: parking and being woken costs that much.
+        spin: Duration,
+    },
+    /// Never park: lowest latency, one CPU each. The peer's death is noticed after 100 ms of waiting.
+    Spin,
+    /// Park at once, by futex: least CPU.
+    Park,
+    /// Wait by descriptor at once: for tests and for peers that must not be slept on by futex.
+    Poll,
+}
+
+impl Default for Idle {
+    fn default() -> Self {
+        Idle::Adaptive { spin: Duration::from_micros(20) }
+    }
+}
+
+
+/// The spin policy of one end, shared by its threads.
+#[derive(Debug)]
+pub struct Spin {
+    idle: Idle,
+    /// The full budget, in turns of a spin loop.
+    full: u32,
+    budget: AtomicU32,
+    waits: AtomicU32,
+}
+
+const YIELDS: u32 = 3;
+
+impl Spin {
+    /// The policy for `idle` on this machine.
+    pub fn new(idle: Idle) -> Self {
+        let full = match idle {
+            Idle::Adaptive { spin } if cpus() > 1 => turns(spin),
+            Idle::Spin => u32::MAX,
+            _ => 0,
+        };
+        Self { idle, full, budget: AtomicU32::new(full), waits: AtomicU32::new(0) }
+    }
+
+    /// What the user chose.
+    pub fn idle(&self) -> Idle {
+        self.idle
+    }
+
+    /// Begins a wait: how many turns to spin, and how often to yield after them. `ours` is the word that tells the peer our
+    /// CPU, `theirs` the one that tells us theirs (CPU + 1; 0 is unknown).
+    pub fn begin(&self, ours: &AtomicU32, theirs: &PeerWord) -> (u32, u32) {
+        if !matches!(self.idle, Idle::Adaptive { .. }) {
+            return (self.full, 0);
+        }
+        let cpu = sync::cpu() + 1;
+        if ours.load(Ordering::Relaxed) != cpu {
+            ours.store(cpu, Ordering::Relaxed);
+        }
+        if self.full == 0 || theirs.hint() == cpu {
+            return (0, YIELDS);
+        }
+        let turns = self.budget.load(Ordering::Relaxed);
+        if turns == self.full {
+            return (turns, 0);
+        }
+        let waits = self.waits.load(Ordering::Relaxed).wrapping_add(1);
+        self.waits.store(waits, Ordering::Relaxed);
+        (if waits.is_multiple_of(64) { self.full } else { turns }, 0)
+    }
+
+    /// Spinning paid: the next wait may spin in full.
+    #[inline]
+    pub fn paid(&self) {
+        if self.budget.load(Ordering::Relaxed) != self.full {
+            self.budget.store(self.full, Ordering::Relaxed);
+        }
+    }
+
+    /// Spinning did not pay.
+    pub fn missed(&self) {
+        let less = (self.budget.load(Ordering::Relaxed) / 2).max(self.full / 10);
+        self.budget.store(less, Ordering::Relaxed);
+    }
+}
+
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// How many turns of a spin loop take `time`. A pause takes from 4 to 140 cycles, depending on the CPU, so it is measured
+/// once: the wait itself then needs no clock.
+fn turns(time: Duration) -> u32 {
+    static PICOSECONDS: OnceLock<u64> = OnceLock::new();
+    let one = *PICOSECONDS.get_or_init(|| {
+        let round = || {
+            let start = sync::now();
+            (0..256).for_each(|_| sync::spin_loop());
+            (sync::now() - start) * 1000 / 256
+        };
+        // The least of a few rounds: being preempted only ever adds.
+        (0..5).map(|_| round()).min().unwrap_or_default().clamp(500, 100_000)
+    });
+    u32::try_from(time.as_nanos() as u64 * 1000 / one).unwrap_or(u32::MAX - 1)
+}

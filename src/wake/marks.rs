@@ -1,0 +1,101 @@
+//! Marks and bells: who sleeps on what, and waking them. No system call but the futex wake.
+
+use crate::sync::{AtomicU32, Ordering, PeerWord, futex_wake, mutant};
+
+/// How somebody sleeps: a set of bits in the low half byte of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum How {
+    /// On the bell, by futex.
+    Futex = 1,
+    /// On the doorbell, by descriptor.
+    Descriptor = 2,
+}
+
+/// Bits of a mark below its epoch or generation.
+pub const HOW_BITS: u32 = 2;
+const HOW: u32 = (1 << HOW_BITS) - 1;
+
+/// The waiting side of one mark: how many threads of this process sleep under it. Guarded by the lock of what is waited for.
+#[derive(Debug, Default)]
+pub struct Marks {
+    epoch: u32,
+    by_futex: u32,
+    by_descriptor: u32,
+}
+
+impl Marks {
+    /// How many threads sleep.
+    pub fn sleepers(&self) -> u32 {
+        self.by_futex + self.by_descriptor
+    }
+
+    /// Marks one more sleeper. The caller then raises the gate, fences, looks again, and sleeps.
+    pub fn enter(&mut self, mark: &AtomicU32, how: How) {
+        *self.of(how) += 1;
+        self.renew(mark);
+    }
+
+    /// One sleeper less; clears the mark with the last one.
+    pub fn leave(&mut self, mark: &AtomicU32, how: How) {
+        *self.of(how) -= 1;
+        if self.sleepers() == 0 {
+            self.suspend(mark);
+        }
+    }
+
+    /// Marks anew on behalf of those asleep, so that the next publication rings again. Then fence, and look again.
+    pub fn renew(&mut self, mark: &AtomicU32) {
+        let how = u32::from(self.by_futex > 0) * How::Futex as u32 | u32::from(self.by_descriptor > 0) * How::Descriptor as u32;
+        self.epoch = self.epoch.wrapping_add(1);
+        mark.store(self.epoch << HOW_BITS | how, Ordering::Relaxed);
+    }
+
+    /// Clears the mark while a thread that is awake looks in place of those asleep.
+    pub fn suspend(&self, mark: &AtomicU32) {
+        mark.store(0, Ordering::Relaxed);
+    }
+
+    /// Wakes one thread of this process that sleeps under the mark; `bell` is the peer's. Returns whether that takes a nudge
+    /// of the thread that polls, because nobody sleeps by futex.
+    pub fn wake_one(&self, bell: &PeerWord) -> bool {
+        if self.by_futex > 0 {
+            futex_wake(bell.futex(), 1, false);
+        }
+        self.by_futex == 0 && self.by_descriptor > 0
+    }
+
+    fn of(&mut self, how: How) -> &mut u32 {
+        match how {
+            How::Futex => &mut self.by_futex,
+            How::Descriptor => &mut self.by_descriptor,
+        }
+    }
+}
+
+/// The waking side of one mark.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: AtomicU32,
+}
+
+impl Bell {
+    /// Wakes up to `count` sleepers under `mark`, unless it is clear or was rung already. Call after the fence.
+    ///
+    /// `bump` makes the bell change; leave it out where the bell is a word that changed by itself. Returns the bits of
+    /// [`How`] under which somebody was woken; for [`How::Descriptor`] the caller has to ring the doorbell.
+    #[cold]
+    pub fn ring(&self, mark: &PeerWord, bell: &AtomicU32, bump: bool, count: u32) -> u32 {
+        let mark = mark.hint();
+        if mark & HOW == 0 || self.rung.swap(mark, Ordering::Relaxed) == mark {
+            return 0;
+        }
+        if bump && !mutant("wake: bell not bumped") {
+            bell.fetch_add(1, Ordering::Release);
+        }
+        if mark & How::Futex as u32 != 0 && count > 0 {
+            futex_wake(bell, count, false);
+        }
+        mark & HOW
+    }
+}

@@ -1,0 +1,123 @@
+//! One end's sleeping threads.
+
+use super::{Deadline, Doorbell, How, Idle, Spin};
+use crate::sync::{AtomicBool, AtomicU32, FutexWord, Ordering, Woken, fence, futex_wait, futex_wait_any, futex_wake, mutant};
+use core::time::Duration;
+
+/// How long a thread sleeps by futex before it sleeps by descriptor.
+pub const FUTEX_STAGE: Duration = Duration::from_millis(2);
+
+/// Something to wait for: where its mark is, and which bells ring for it.
+pub trait Spot {
+    /// Calls `sleep` with the bells and their present values. They are read before [`park`](Self::park) is called.
+    fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R;
+    /// Sets the mark.
+    fn park(&self, how: How);
+    /// Clears it.
+    fn unpark(&self, how: How);
+}
+
+/// The state that the sleeping threads of one end share.
+#[derive(Debug, Default)]
+pub struct Sleep {
+    /// Set while a thread of this end waits on the descriptor.
+    polling: AtomicBool,
+    /// Bumped, with a wake of all, when that thread returns.
+    polled: AtomicU32,
+    /// How many threads sleep on `polled`.
+    following: AtomicU32,
+}
+
+impl Sleep {
+    /// Sleeps once in stage one: until a bell rings, for [`FUTEX_STAGE`] at most. `gate` is our word `sleepers`.
+    ///
+    /// Returns what `look` found after the mark was set, or else whether to go on with stage two.
+    pub fn by_futex<R>(
+        &self,
+        gate: &AtomicU32,
+        spot: &impl Spot,
+        deadline: Deadline,
+        look: &mut impl FnMut() -> Option<R>,
+    ) -> (Option<R>, bool) {
+        spot.bells(|bells| {
+            spot.park(How::Futex);
+            let found = self.guarded(gate, look, || {
+                let stage = deadline.sooner(FUTEX_STAGE);
+                match futex_wait_any(bells, stage.until()) {
+                    Woken::Look => false,
+                    Woken::TimedOut => stage != deadline,
+                    Woken::Unsupported => true,
+                }
+            });
+            spot.unpark(How::Futex);
+            found
+        })
+    }
+
+    /// Sleeps once in stage two: until the doorbell rings, without a limit but the deadline. Calls `alarm` if the
+    /// descriptor says that the peer may be gone.
+    pub fn by_descriptor<R>(
+        &self,
+        gate: &AtomicU32,
+        spot: &impl Spot,
+        deadline: Deadline,
+        look: &mut impl FnMut() -> Option<R>,
+        doorbell: &Doorbell,
+        alarm: impl FnOnce(),
+    ) -> Option<R> {
+        let polled = self.polled.load(Ordering::Acquire);
+        let lead = !self.polling.swap(true, Ordering::AcqRel);
+        spot.park(How::Descriptor);
+        let (found, ()) = self.guarded(gate, look, || {
+            if lead {
+                if doorbell.wait(deadline.until()) {
+                    alarm();
+                }
+            } else {
+                self.following.fetch_add(1, Ordering::SeqCst);
+                // If the leader returns in between, `polled` has changed and this does not sleep.
+                futex_wait(FutexWord::private(&self.polled, polled), deadline.until());
+                self.following.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+        spot.unpark(How::Descriptor);
+        if lead {
+            self.polling.store(false, Ordering::Release);
+            // Everybody looks; one of those that find nothing polls next.
+            self.polled.fetch_add(1, Ordering::SeqCst);
+            if self.following.load(Ordering::SeqCst) > 0 {
+                futex_wake(&self.polled, u32::MAX, true);
+            }
+        }
+        found
+    }
+
+    /// The sleeper's half of the protocol around `sleep`; the mark is set already.
+    fn guarded<R, S: Default>(
+        &self,
+        gate: &AtomicU32,
+        look: &mut impl FnMut() -> Option<R>,
+        sleep: impl FnOnce() -> S,
+    ) -> (Option<R>, S) {
+        gate.fetch_add(1, Ordering::Relaxed);
+        if !mutant("wake: sleeper without fence") {
+            fence(Ordering::SeqCst);
+        }
+        let found = if mutant("wake: no second look") { None } else { look() };
+        let slept = if found.is_none() { sleep() } else { S::default() };
+        gate.fetch_sub(1, Ordering::Relaxed);
+        (found, slept)
+    }
+
+    /// Wakes every thread that sleeps by descriptor, for what happens inside this process.
+    pub fn wake_pollers(&self, doorbell: &Doorbell) {
+        if self.polling.load(Ordering::SeqCst) {
+            doorbell.nudge();
+        }
+    }
+}
+
+/// Whether a wait under this policy begins with the futex.
+pub fn starts_with_futex(spin: &Spin) -> bool {
+    spin.idle() != Idle::Poll
+}
