@@ -8,20 +8,14 @@ use crate::wake::Idle;
 /// ```
 /// use busway::{Config, Idle};
 ///
-/// let config = Config { idle: Idle::Park, ..Config::default() };
+/// let config = Config::default().idle(Idle::Park);
 /// ```
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct Config {
-    /// Sizes of ring, cells and slots. The host's counts; a plugin uses what its host has made.
-    pub geometry: Geometry,
-    /// What a waiting thread does.
-    pub idle: Idle,
-    /// Whether a host hands out its plugin's payloads as slices, see [`trust_peer`](Self::trust_peer).
-    pub(crate) trust_peer: bool,
-    /// How deep nested calls may be served on one thread that waits in a call; deeper ones are rejected with
-    /// [`reject::TOO_DEEP`](crate::reject::TOO_DEEP). 8 by default.
-    pub max_depth: u32,
+    pub(crate) geometry: Geometry,
+    idle: Idle,
+    trust_peer: bool,
+    max_depth: u32,
 }
 
 impl Default for Config {
@@ -31,6 +25,25 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Sizes of ring, reply cells and slots. The host's choice counts; a plugin uses what its host has made.
+    pub fn geometry(mut self, geometry: Geometry) -> Self {
+        self.geometry = geometry;
+        self
+    }
+
+    /// What a waiting thread does.
+    pub fn idle(mut self, idle: Idle) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// How deep nested calls may be served on one thread that waits in a call; deeper ones are rejected with
+    /// [`reject::TOO_DEEP`](crate::reject::TOO_DEEP). 8 by default.
+    pub fn max_depth(mut self, depth: u32) -> Self {
+        self.max_depth = depth;
+        self
+    }
+
     /// Lets a host see its plugin's payloads as slices, like a plugin sees its host's.
     ///
     /// # Safety

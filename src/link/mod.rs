@@ -293,6 +293,10 @@ impl Link {
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
         };
+        #[cfg(busway_loom)]
+        for region in [&host, &plugin] {
+            words::init(region, &table);
+        }
         // SAFETY: each end alone writes its own region.
         unsafe {
             let host = End::new(View::new(host, &table)?, View::new(plugin_seen, &table)?, None, 0, config.options(false));

@@ -166,6 +166,25 @@ pub struct Counters {
     pub violations: AtomicU64,
 }
 
+impl Counters {
+    #[cfg(busway_loom)]
+    fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            sent: zero(),
+            sent_bytes: zero(),
+            received: zero(),
+            received_bytes: zero(),
+            full: zero(),
+            parks: zero(),
+            wakes: zero(),
+            spins_paid: zero(),
+            spins_missed: zero(),
+            violations: zero(),
+        }
+    }
+}
+
 /// How large the parts of a link are.
 ///
 /// The same for both directions. The default serves payloads from 0 bytes to 1 MiB and takes 11 MiB of memory a direction.
@@ -300,6 +319,41 @@ impl Slots {
         assert!(index < self.count);
         // SAFETY: in bounds of the section.
         unsafe { self.base.add(index as usize * self.size as usize) }
+    }
+}
+
+/// Makes zeroed memory into words and cells, which under loom it is not by itself.
+#[cfg(busway_loom)]
+pub fn init(region: &Region, table: &Table) {
+    use crate::region::Section;
+    fn fill<T>(region: &Region, section: &Section, make: impl Fn(u32) -> T) {
+        for i in 0..section.count {
+            // SAFETY: inside the region by the plan, aligned, and not shared yet.
+            unsafe { region.base().add(section.offset as usize).cast::<T>().add(i as usize).write(make(i)) }
+        }
+    }
+    let word = || AtomicU32::new(0);
+    let line = || Line(word());
+    for s in table.sections() {
+        match s.kind {
+            kind::CONTROL => fill(region, s, |_| Control {
+                state: line(),
+                sleepers: line(),
+                cpu: line(),
+                fd_armed: line(),
+                arena_wait: line(),
+                released_bell: line(),
+            }),
+            kind::LANE => fill(region, s, |_| Lane { bell: line(), space_wait: line() }),
+            kind::INTAKE => fill(region, s, |_| Intake { pos: line(), park: line() }),
+            kind::STATS => fill(region, s, |_| Counters::new()),
+            kind::ENTRIES => fill(region, s, |i| Entry::new(i, s.count, 0, Body::default())),
+            kind::CELLS => {
+                fill(region, s, |_| ReplyCell { word: word(), flags: word(), body: PeerCell::new(ReplyBody::default()) })
+            }
+            kind::CALL_WORDS | kind::RELEASED => fill(region, s, |_| word()),
+            _ => {}
+        }
     }
 }
 

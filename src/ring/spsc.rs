@@ -222,7 +222,7 @@ mod tests {
             let capacity = 1 << bits;
             let entries: Vec<Entry<[u64; 2]>> = (0..capacity).map(|i| Entry::new(i, capacity, start, [0; 2])).collect();
             let pos = AtomicU32::new(start);
-            let at = NonNull::from(&entries[..]).cast();
+            let at: NonNull<Entry<[u64; 2]>> = NonNull::from(&entries[..]).cast();
             // SAFETY: the entries and the word outlive both ends, which this thread alone uses.
             let (mut tx, mut rx) = unsafe {
                 (Producer::new(at, NonNull::from(PeerWord::of(&pos)), capacity, start), Consumer::new(at, capacity, start))
@@ -247,12 +247,12 @@ mod tests {
 
         /// Whatever a consumer claims, the producer answers without a panic, and refuses what cannot be.
         #[test]
-        fn a_position_that_cannot_be_is_a_lie(sent in 0u32..5, claimed in any::<u32>()) {
+        fn a_position_that_cannot_be_is_a_lie(sent in 1u32..5, claimed in any::<u32>()) {
             let entries: Vec<Entry<u64>> = (0..4).map(|i| Entry::new(i, 4, 0, 0)).collect();
             let pos = AtomicU32::new(0);
             // SAFETY: the entries and the word outlive the end.
             let mut tx =
-                unsafe { Producer::new(NonNull::from(&entries[..]).cast(), NonNull::from(PeerWord::of(&pos)), 4, 0) };
+                unsafe { Producer::<u64>::new(NonNull::from(&entries[..]).cast(), NonNull::from(PeerWord::of(&pos)), 4, 0) };
             for i in 0..sent {
                 prop_assert!(tx.has_room(1, 0).unwrap());
                 tx.publish(0, i.into());
