@@ -134,6 +134,9 @@ pub enum Violation {
     /// A reply with a status nobody knows.
     #[error("a reply of unknown status")]
     ReplyStatus = 6,
+    /// Something came over the control socket that nobody had asked for.
+    #[error("an unannounced message on the control socket")]
+    ControlMessage = 7,
 }
 
 /// Why two processes did not come together.

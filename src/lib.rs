@@ -6,7 +6,10 @@ compile_error!("busway runs on Linux, x86-64 and aarch64 (little endian) only");
 mod call;
 mod config;
 mod error;
+mod host;
+mod join;
 mod link;
+mod plugin;
 #[doc(hidden)]
 pub mod region;
 #[doc(hidden)]
@@ -21,7 +24,10 @@ pub mod wake;
 pub use call::{Loan, Message, Payload, PeerBytes, Pending, Request, reject};
 pub use config::Config;
 pub use error::{Error, JoinError, Result, Violation};
-pub use link::{Batch, Credentials, Geometry, Link, Stats};
+pub use host::{Guest, Host, Listener, Process};
+pub use join::Credentials;
+pub use link::{Batch, Geometry, Link, Stats};
+pub use plugin::Plugin;
 pub use slots::arena::SizeClass;
 pub use wake::{Deadline, Idle};
 

@@ -7,12 +7,16 @@
 //! - `call` above: one warm buffer each way. The caller copies in from private memory, the peer copies the request to
 //!   the reply, the caller copies out.
 //! - `call-in`: the caller fills the request in place, the peer sums it in place, the sum returns in the peer's line.
-//! - `call`, parked: the lines are futexes and both sides sleep at once, so a round trip is two wake-ups.
+//! - `call`, parked: the lines are futexes and both sides sleep at once: a round trip is two wake-ups,
+//!   and carries the sequence alone.
 //! - `event`: a ring of 64-byte entries, one way; the reader says how far it is once in a quarter of the ring.
 //!
 //! Payload is touched: every copy is made and its result looked at.
 
-#![allow(clippy::disallowed_types, reason = "bare on purpose: below the library, and not for loom")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "bare on purpose: below the library, and not for loom"
+)]
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -48,14 +52,17 @@ impl System for Floor {
     }
 
     fn round(&mut self, case: &Case) -> Option<Sample> {
-        let n = case.n;
-        // A fresh mapping per round: which cache slice a line falls into is luck, and moves these figures.
+        // Nothing is left of an earlier round: the sequence words start at zero.
         let shared = Shared::new(REPLY + SPAN);
+        let (len, n) = (case.bytes, case.n);
+        // One message is under way, whatever the case asks of the others.
         match (case.name, case.regime) {
-            ("call", Regime::Hot) => Some(call(&shared, case.bytes, n)),
-            ("call-in", Regime::Hot) => Some(call_in(&shared, case.bytes, n)),
-            ("call", _) => Some(parked(&shared, case.regime.peer_cpu(), n)),
-            ("event", Regime::Hot) if case.bytes == EVENT => Some(event(&shared, n)),
+            ("call", Regime::Hot) => Some(call(&shared, len, n)),
+            ("call", Regime::ParkedSame | Regime::ParkedCross) => {
+                Some(parked(&shared, case.regime.peer_cpu(), n))
+            }
+            ("call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
+            ("event", Regime::Hot) if len == EVENT => Some(event(&shared, n)),
             _ => None,
         }
     }
@@ -63,7 +70,10 @@ impl System for Floor {
 
 fn call(shared: &Shared, len: usize, n: u32) -> Sample {
     let (request, reply) = if len <= LINE - INLINE {
-        (shared.bytes(CALLER + INLINE, len), shared.bytes(PEER + INLINE, len))
+        (
+            shared.bytes(CALLER + INLINE, len),
+            shared.bytes(PEER + INLINE, len),
+        )
     } else {
         (shared.bytes(REQUEST, len), shared.bytes(REPLY, len))
     };
@@ -118,7 +128,8 @@ fn call_in(shared: &Shared, len: usize, n: u32) -> Sample {
 /// `words` is valid for `count` aligned reads, and nobody writes there meanwhile.
 unsafe fn sum(words: *const u64, count: usize) -> u64 {
     // SAFETY: the caller vouches for every index below `count`.
-    (0..count).fold(0, |sum: u64, i| sum.wrapping_add(unsafe { words.add(i).read() }))
+    let word = |i| unsafe { words.add(i).read() };
+    (0..count).map(word).fold(0, u64::wrapping_add)
 }
 
 fn parked(shared: &Shared, peer_cpu: usize, n: u32) -> Sample {

@@ -1,9 +1,10 @@
 //! How figures are taken: cases, the systems that run them, and the turns they take.
 //!
-//! A shared machine is never quiet for long, and its clock, its neighbours and the place of a cache line all drift. So
-//! no system gets a stretch of time to itself. A run is many short *rounds*; in each round every case is run by every
-//! system, one right after the other, and the next round turns their order around. A disturbance then costs every case
-//! one round, and hits the system and the floor it is divided by alike.
+//! A shared machine is never quiet for long: other work comes and goes, and a hypervisor moves the virtual CPUs, now to
+//! the two threads of one core, now far apart. So no system gets a stretch of time to itself. A run is many short
+//! *rounds*; in each, every case is run by every system, one right after the other, and the next round turns their
+//! order around. What disturbs then costs each case a few rounds, which a median forgets, and what drifts meets a
+//! system and the floor it is divided by alike.
 //!
 //! While a system measures, no process of another may run: its peer would take the CPU that is being measured.
 
@@ -61,7 +62,13 @@ pub struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Case { name, regime, bytes, inflight, .. } = self;
+        let Case {
+            name,
+            regime,
+            bytes,
+            inflight,
+            ..
+        } = self;
         write!(f, "{name}/{regime}/{bytes}/{inflight}")
     }
 }
@@ -75,17 +82,25 @@ pub struct Sample {
 impl Sample {
     /// Nanoseconds of every message, and messages a second.
     pub fn trips(latency: Histogram<u64>, per_s: f64) -> Self {
-        Self { latency: Some(latency), per_s }
+        Self {
+            latency: Some(latency),
+            per_s,
+        }
     }
 
     /// Messages a second, where a message alone is too short to time.
     pub fn rate(per_s: f64) -> Self {
-        Self { latency: None, per_s }
+        Self {
+            latency: None,
+            per_s,
+        }
     }
 
     /// The median message; of a rate, the time each message took.
     pub fn p50_ns(&self) -> f64 {
-        self.latency.as_ref().map_or(1e9 / self.per_s, |h| h.value_at_quantile(0.5) as f64)
+        self.latency
+            .as_ref()
+            .map_or(1e9 / self.per_s, |h| h.value_at_quantile(0.5) as f64)
     }
 }
 
@@ -107,28 +122,63 @@ pub fn time_trips(n: u32, mut trip: impl FnMut(u32)) -> Sample {
     for i in warm + 1..=warm + n {
         let start = Instant::now();
         trip(i);
-        latency.record(start.elapsed().as_nanos() as u64).expect("it grows as needed");
+        latency
+            .record(start.elapsed().as_nanos() as u64)
+            .expect("it grows as needed");
     }
     let per_s = 1e9 / latency.mean();
     Sample::trips(latency, per_s)
 }
 
-/// Lets the systems, the floor first among them, run every case in turns, and sums up case by case.
-pub fn take_turns(cases: &[Case], rounds: u32, systems: &mut [Box<dyn System>]) -> Vec<Row> {
-    let mut tallies: Vec<Vec<Tally>> =
-        cases.iter().map(|case| systems.iter().map(|s| Tally::new(*case, s.name())).collect()).collect();
+/// Lets the floor and the systems run every case in turns, and sums up case by case, the floor first.
+pub fn take_turns(
+    cases: &[Case],
+    rounds: u32,
+    floor: &mut dyn System,
+    systems: &mut [Box<dyn System>],
+) -> Vec<Row> {
+    let mut everyone: Vec<&mut dyn System> = vec![floor];
+    everyone.extend(
+        systems
+            .iter_mut()
+            .map(|system| &mut **system as &mut dyn System),
+    );
+    let tally_each = |case: &Case| {
+        everyone
+            .iter()
+            .map(|s| Tally::new(*case, s.name()))
+            .collect()
+    };
+    let mut tallies: Vec<Vec<Tally>> = cases.iter().map(tally_each).collect();
     for round in 0..rounds {
         for (case, tallies) in cases.iter().zip(&mut tallies) {
-            let mut samples: Vec<Option<Sample>> = systems.iter().map(|_| None).collect();
-            for turn in 0..systems.len() {
-                let which = if round % 2 == 0 { turn } else { systems.len() - 1 - turn };
-                samples[which] = systems[which].round(case);
-            }
-            let floor_p50 = samples.first().and_then(Option::as_ref).map(Sample::p50_ns);
-            for (tally, sample) in tallies.iter_mut().zip(samples) {
-                tally.add(sample, floor_p50);
+            let samples = one_round(case, &mut everyone, round % 2 == 1);
+            let floor_p50_ns = samples[0].as_ref().map(Sample::p50_ns);
+            for (tally, sample) in tallies.iter_mut().zip(&samples) {
+                if let Some(sample) = sample {
+                    tally.add(sample, floor_p50_ns);
+                }
             }
         }
     }
-    tallies.into_iter().flatten().filter_map(Tally::row).collect()
+    let mut rows = Vec::new();
+    for (case, mut tallies) in cases.iter().zip(tallies) {
+        if case.inflight > 1 {
+            // The floor never has more than one under way: here it ran to divide by, not to be shown.
+            tallies.remove(0);
+        }
+        rows.extend(tallies.into_iter().filter_map(Tally::row));
+    }
+    rows
+}
+
+/// The samples in the order of the systems, which take their turns in that order or backwards.
+fn one_round(case: &Case, systems: &mut [&mut dyn System], backwards: bool) -> Vec<Option<Sample>> {
+    if backwards {
+        let mut samples: Vec<_> = systems.iter_mut().rev().map(|s| s.round(case)).collect();
+        samples.reverse();
+        samples
+    } else {
+        systems.iter_mut().map(|s| s.round(case)).collect()
+    }
 }

@@ -14,6 +14,7 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::RecvFlags;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -107,7 +108,7 @@ impl Ended {
             2 => Ended::ByPeer,
             3 => Ended::PeerDied,
             word => {
-                let all = [Position, SlotReference, ReplyCell, EntryKind, InlineLength, ReplyStatus];
+                let all = [Position, SlotReference, ReplyCell, EntryKind, InlineLength, ReplyStatus, ControlMessage];
                 Ended::Poisoned(all.into_iter().find(|v| *v as u32 == word - 16).unwrap_or(Position))
             }
         })
@@ -270,25 +271,24 @@ impl End {
 
     /// The descriptors say that the peer may be gone: finds out.
     fn alarm(&self) {
+        let Some(doorbell) = &self.doorbell else { return };
         if self.ended_now().is_some() {
             return;
         }
-        let Some(doorbell) = &self.doorbell else { return };
-        let watched = doorbell.watched();
-        let readable = |fds: &[OwnedFd], wait: Duration| {
-            let mut fds: Vec<_> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
-            let wait = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-            poll(&mut fds, Some(&wait)).unwrap_or(0) > 0
-        };
+        let (pidfds, control) = doorbell.watched().split_at(self.pidfds);
+        let mut rings = [0; 1];
+        let unasked = |fd: &OwnedFd| matches!(rustix::net::recv(fd, &mut rings, RecvFlags::DONTWAIT), Ok((_, 1..)));
+        if control.iter().any(unasked) {
+            self.poison(Violation::ControlMessage);
+            return;
+        }
         // A process that dies closes its sockets a moment before its pidfd says so.
-        if readable(&watched[..self.pidfds], Duration::from_millis(100)) {
-            // It may have closed the link in order just before.
-            if self.ended_now().is_none() {
-                self.end(Ended::PeerDied);
-            }
-        } else if self.ended_now().is_none() {
-            // Alive, but it has hung up: nothing more will come.
-            self.end(Ended::ByPeer);
+        let mut fds: Vec<_> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        let died = poll(&mut fds, Some(&moment)).unwrap_or(0) > 0;
+        // It may have closed the link in order just before. Alive, it has hung up, and nothing more will come.
+        if self.ended_now().is_none() {
+            self.end(if died { Ended::PeerDied } else { Ended::ByPeer });
         }
     }
 

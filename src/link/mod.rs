@@ -11,6 +11,7 @@ pub mod words;
 
 use crate::call::{Loan, Message, Payload, Pending, Request};
 use crate::error::{Error, Result};
+use crate::join::Credentials;
 use crate::wake::{Deadline, Doorbell};
 use bytemuck::{AnyBitPattern, NoUninit};
 pub use end::{End, Options, Stats};
@@ -24,17 +25,6 @@ pub mod parts {
     pub use super::calls::{Calls, FreeCells};
     pub use super::intake::{Intake, IntakeWords, Nudge, Taken};
     pub use super::words;
-}
-
-/// Who the other process is, as the kernel said when it joined.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// Process id, in this process's pid namespace.
-    pub pid: u32,
-    /// User id.
-    pub uid: u32,
-    /// Group id.
-    pub gid: u32,
 }
 
 /// One end of a link: calls and events to the other process, requests from it.
@@ -288,11 +278,7 @@ impl Link {
         let table = config.geometry.plan()?;
         let (host, host_seen) = crate::region::Region::heap_pair(table.len());
         let (plugin, plugin_seen) = crate::region::Region::heap_pair(table.len());
-        let me = Credentials {
-            pid: std::process::id(),
-            uid: rustix::process::getuid().as_raw(),
-            gid: rustix::process::getgid().as_raw(),
-        };
+        let me = Credentials::own();
         #[cfg(busway_loom)]
         for region in [&host, &plugin] {
             words::init(region, &table);

@@ -46,6 +46,11 @@ impl Memfd {
         Ok(Self { fd, len })
     }
 
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// Forbids every further writable mapping, and every further seal. Mappings that exist stay as they are.
     pub fn seal_writers(&self) -> Result<()> {
         fcntl_add_seals(&self.fd, FINAL).map_err(Error::io("seal a region against writers"))

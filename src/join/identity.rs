@@ -1,0 +1,74 @@
+//! Who the other process is, for as long as it lives.
+
+use crate::error::{Error, JoinError, Result};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::UCred;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// Who the other process is, as the kernel said when it joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Process id, in this process's pid namespace.
+    pub pid: u32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl Credentials {
+    /// As the kernel passed them. A process of a foreign pid namespace has pid 0, which is an error: nobody could tell when
+    /// it dies.
+    pub(super) fn from_kernel(cred: &UCred) -> Result<Self> {
+        const { assert!(size_of::<UCred>() == 12) };
+        // SAFETY: three 32-bit ids, as `struct ucred`. Read as integers, since a pid of 0 is no valid `Pid`.
+        let [pid, uid, gid] = unsafe { *core::ptr::from_ref(cred).cast::<[u32; 3]>() };
+        match pid {
+            0 => Err(JoinError::Identity { what: "it lives in a pid namespace that is not visible here" }.into()),
+            pid => Ok(Self { pid, uid, gid }),
+        }
+    }
+
+    /// This process.
+    pub fn own() -> Self {
+        let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
+        Self { pid: std::process::id(), uid: uid.as_raw(), gid: gid.as_raw() }
+    }
+}
+
+/// A process that is known by its pidfd: one that dies and whose pid is used again is not mistaken for its successor.
+#[derive(Debug)]
+pub struct Identity {
+    /// What the kernel said about it.
+    pub credentials: Credentials,
+    /// Becomes readable when it dies.
+    pub pidfd: OwnedFd,
+}
+
+impl Identity {
+    /// Opens a pidfd for the process. Until a second message with the same credentials has come and the pidfd still says
+    /// alive, it might be another process that got the pid meanwhile.
+    pub fn of(credentials: Credentials) -> Result<Self> {
+        let pid = i32::try_from(credentials.pid).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or(JoinError::Identity { what: "its process id is out of range" })?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("open a pidfd for the other process"))?;
+        Ok(Self { credentials, pidfd })
+    }
+
+    /// Checks that the process which sent a message with these credentials is the one behind the pidfd.
+    pub fn confirm(&self, credentials: Credentials) -> Result<()> {
+        if credentials != self.credentials {
+            return Err(JoinError::Identity { what: "two messages came from two processes" }.into());
+        }
+        if is_dead(self.pidfd.as_fd()) {
+            return Err(JoinError::HungUp.into());
+        }
+        Ok(())
+    }
+}
+
+fn is_dead(pidfd: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0
+}

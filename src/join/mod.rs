@@ -1,0 +1,25 @@
+//! How two processes come together: socket, descriptors, negotiation, credentials, pidfd.
+//!
+//! # Handshake
+//!
+//! Over one SOCK_SEQPACKET socket, inherited by a spawned child or connected to by path, in packets of one fixed size:
+//!
+//! ```text
+//! plugin                                     host
+//! HELLO version, features             ->     credentials by SCM_CREDENTIALS; opens a pidfd for that pid
+//!                                     <-     OFFER features of both, nonce; host's region, plugin's region, doorbell, pidfd
+//! maps both regions; ACK nonce        ->     same credentials, and the pidfd says alive: it is the process we know
+//!                                            seals the plugin's region, checks seals and size, maps it read-only
+//!                                     <-     GO
+//! ```
+//!
+//! Either side may answer REFUSE with a reason instead. After GO nothing is sent; the socket stays open, and its closing is
+//! a hint that the process on the other side is gone. The pidfd decides.
+
+mod identity;
+mod packet;
+mod socket;
+
+pub use identity::{Credentials, Identity};
+pub use packet::{Kind, Packet, Refusal};
+pub use socket::{Received, Socket};
