@@ -58,7 +58,8 @@ impl System for Floor {
         // One message is under way, whatever the case asks of the others.
         match (case.name, case.regime) {
             ("call", Regime::Hot) => Some(call(&shared, len, n)),
-            ("call", Regime::ParkedSame | Regime::ParkedCross) => {
+            // However a system sleeps, the floor is the bare futex.
+            ("call" | "call-fd", Regime::ParkedSame | Regime::ParkedCross) => {
                 Some(parked(&shared, case.regime.peer_cpu(), n))
             }
             ("call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
