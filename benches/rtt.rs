@@ -13,10 +13,10 @@ use common::machine;
 use common::measure::{Case, Regime, Sample, System, time_trips};
 use hdrhistogram::Histogram;
 use std::collections::VecDeque;
+use std::env;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
-use std::env;
 
 /// Each with as many messages as take some 10 ms at the floor.
 const CASES: &[Case] = &[
@@ -101,16 +101,12 @@ fn plugin(idle: &str, cpu: &str) -> busway::Result<()> {
         _ => Idle::Park,
     };
     let link = Plugin::attach_with(&Config::default().idle(idle))?;
-    let mut requests = Vec::with_capacity(BATCH);
     let mut got = [0; 32];
     loop {
-        match link.recv_batch(&mut requests, BATCH, Deadline::NEVER) {
+        match link.recv_batch(BATCH, Deadline::NEVER) {
             Err(busway::Error::Closed) => return Ok(()),
-            other => other?,
-        };
-        for request in requests.drain(..) {
             // A failed reply means that the host is gone, which the next receive says.
-            let _ = answer(request, &mut got);
+            requests => requests?.for_each(|request| drop(answer(request, &mut got))),
         }
     }
 }
@@ -124,7 +120,8 @@ fn answer(request: Request<'_>, got: &mut [u8; 32]) -> busway::Result<()> {
             request.reply(reply)
         }
         SUM => {
-            let sum = payload.chunks_exact(8).map(|c| u64::from_ne_bytes(c.try_into().unwrap())).fold(0, u64::wrapping_add);
+            let sum =
+                payload.chunks_exact(8).map(|c| u64::from_ne_bytes(c.try_into().unwrap())).fold(0, u64::wrapping_add);
             request.reply_as(&sum)
         }
         EVENT => {
@@ -162,7 +159,7 @@ fn in_flight(link: &Link, case: &Case) -> Sample {
     let mut run = |n: u32| {
         let (mut sent, mut done) = (0, 0);
         while done < n {
-            let batch = link.batch();
+            let mut batch = link.batch();
             while sent < n && pending.len() < case.inflight as usize {
                 out[..4].copy_from_slice(&next.to_ne_bytes());
                 pending.push_back((next, batch.submit(ECHO, &out, Deadline::NEVER).expect("room")));
@@ -189,12 +186,10 @@ fn in_flight(link: &Link, case: &Case) -> Sample {
 fn events(link: &Link, case: &Case) -> Sample {
     let mut out = vec![0u8; case.bytes];
     let mut run = |n: u32| {
-        for first in (0..n).step_by(BATCH) {
-            let batch = link.batch();
-            for i in first..(first + BATCH as u32).min(n) {
-                out.fill(i as u8);
-                batch.send(EVENT, &out, Deadline::NEVER).expect("room");
-            }
+        let mut batch = link.batch();
+        for i in 0..n {
+            out.fill(i as u8);
+            batch.send(EVENT, &out, Deadline::NEVER).expect("room");
         }
     };
     run(case.n / 10);

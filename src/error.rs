@@ -14,7 +14,9 @@ pub type Result<T, E = Error> = core::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// No ring entry, reply cell or slot is free, and the caller chose not to wait. Nothing was sent.
-    #[error("no room: ring, reply cells or slots are all in use; wait with a deadline, release messages, or enlarge the geometry")]
+    #[error(
+        "no room: ring, reply cells or slots are all in use; wait with a deadline, release messages, or enlarge the geometry"
+    )]
     Full,
     /// The deadline passed. For a call, `maybe_executed` is false only if the other side never took it.
     #[error("the deadline passed; {}", if *.maybe_executed {
@@ -66,7 +68,9 @@ pub enum Error {
         method: u32,
     },
     /// The payload is larger than the largest slot.
-    #[error("a payload of {len} bytes is larger than the largest slot, {max} bytes; split it or configure a larger size class")]
+    #[error(
+        "a payload of {len} bytes is larger than the largest slot, {max} bytes; split it or configure a larger size class"
+    )]
     TooLarge {
         /// The length asked for, in bytes.
         len: usize,

@@ -9,7 +9,9 @@ use crate::region::{Access, Memfd};
 use crate::sync;
 use crate::wake::{Deadline, Doorbell};
 use core::time::Duration;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
+};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -172,7 +174,8 @@ impl OwnedChild {
     /// How the child ended, if it does within `limit`.
     fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
         if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
-            let limit = rustix::event::Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+            let limit =
+                rustix::event::Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
             let exited = rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN);
             let _ = rustix::event::poll(&mut [exited], Some(&limit));
         }

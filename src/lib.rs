@@ -26,7 +26,7 @@ pub use config::Config;
 pub use error::{Error, JoinError, Result, Violation};
 pub use host::{Guest, Host, Listener, Process};
 pub use join::Credentials;
-pub use link::{Batch, Geometry, Link, Stats};
+pub use link::{Batch, Geometry, Link, Requests, Stats};
 pub use plugin::Plugin;
 pub use slots::arena::SizeClass;
 pub use wake::{Deadline, Idle};

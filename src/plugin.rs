@@ -82,7 +82,8 @@ fn inherited_socket() -> Result<Socket> {
         return Err(JoinError::NotAPlugin.into());
     }
     // Our own children are not this host's plugins.
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC).map_err(Error::io("keep the socket from children"))?;
+    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
+        .map_err(Error::io("keep the socket from children"))?;
     // SAFETY: the host opened it for this process alone, and nobody else takes it.
     Ok(Socket::from_fd(unsafe { OwnedFd::from_raw_fd(number) }))
 }

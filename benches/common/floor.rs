@@ -13,10 +13,7 @@
 //!
 //! Payload is touched: every copy is made and its result looked at.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "bare on purpose: below the library, and not for loom"
-)]
+#![allow(clippy::disallowed_types, reason = "bare on purpose: below the library, and not for loom")]
 
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -71,10 +68,7 @@ impl System for Floor {
 
 fn call(shared: &Shared, len: usize, n: u32) -> Sample {
     let (request, reply) = if len <= LINE - INLINE {
-        (
-            shared.bytes(CALLER + INLINE, len),
-            shared.bytes(PEER + INLINE, len),
-        )
+        (shared.bytes(CALLER + INLINE, len), shared.bytes(PEER + INLINE, len))
     } else {
         (shared.bytes(REQUEST, len), shared.bytes(REPLY, len))
     };

@@ -29,11 +29,8 @@ pub fn claim_cpus() -> io::Result<()> {
 
 /// The header of a report: without these lines the figures mean nothing to anybody else.
 pub fn describe() -> String {
-    let profile = if cfg!(debug_assertions) {
-        "UNOPTIMISED build, the figures mean nothing"
-    } else {
-        "optimised build"
-    };
+    let profile =
+        if cfg!(debug_assertions) { "UNOPTIMISED build, the figures mean nothing" } else { "optimised build" };
     format!(
         "cpu      {}, {} online\n\
          kernel   {}\n\

@@ -62,13 +62,7 @@ pub struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Case {
-            name,
-            regime,
-            bytes,
-            inflight,
-            ..
-        } = self;
+        let Case { name, regime, bytes, inflight, .. } = self;
         write!(f, "{name}/{regime}/{bytes}/{inflight}")
     }
 }
@@ -82,25 +76,17 @@ pub struct Sample {
 impl Sample {
     /// Nanoseconds of every message, and messages a second.
     pub fn trips(latency: Histogram<u64>, per_s: f64) -> Self {
-        Self {
-            latency: Some(latency),
-            per_s,
-        }
+        Self { latency: Some(latency), per_s }
     }
 
     /// Messages a second, where a message alone is too short to time.
     pub fn rate(per_s: f64) -> Self {
-        Self {
-            latency: None,
-            per_s,
-        }
+        Self { latency: None, per_s }
     }
 
     /// The median message; of a rate, the time each message took.
     pub fn p50_ns(&self) -> f64 {
-        self.latency
-            .as_ref()
-            .map_or(1e9 / self.per_s, |h| h.value_at_quantile(0.5) as f64)
+        self.latency.as_ref().map_or(1e9 / self.per_s, |h| h.value_at_quantile(0.5) as f64)
     }
 }
 
@@ -122,33 +108,17 @@ pub fn time_trips(n: u32, mut trip: impl FnMut(u32)) -> Sample {
     for i in warm + 1..=warm + n {
         let start = Instant::now();
         trip(i);
-        latency
-            .record(start.elapsed().as_nanos() as u64)
-            .expect("it grows as needed");
+        latency.record(start.elapsed().as_nanos() as u64).expect("it grows as needed");
     }
     let per_s = 1e9 / latency.mean();
     Sample::trips(latency, per_s)
 }
 
 /// Lets the floor and the systems run every case in turns, and sums up case by case, the floor first.
-pub fn take_turns(
-    cases: &[Case],
-    rounds: u32,
-    floor: &mut dyn System,
-    systems: &mut [Box<dyn System>],
-) -> Vec<Row> {
+pub fn take_turns(cases: &[Case], rounds: u32, floor: &mut dyn System, systems: &mut [Box<dyn System>]) -> Vec<Row> {
     let mut everyone: Vec<&mut dyn System> = vec![floor];
-    everyone.extend(
-        systems
-            .iter_mut()
-            .map(|system| &mut **system as &mut dyn System),
-    );
-    let tally_each = |case: &Case| {
-        everyone
-            .iter()
-            .map(|s| Tally::new(*case, s.name()))
-            .collect()
-    };
+    everyone.extend(systems.iter_mut().map(|system| &mut **system as &mut dyn System));
+    let tally_each = |case: &Case| everyone.iter().map(|s| Tally::new(*case, s.name())).collect();
     let mut tallies: Vec<Vec<Tally>> = cases.iter().map(tally_each).collect();
     for round in 0..rounds {
         for (case, tallies) in cases.iter().zip(&mut tallies) {

@@ -42,17 +42,12 @@ fn run(cases: &[Case], systems: impl FnOnce() -> Vec<Box<dyn System>>) -> Result
     }
     let cases = options.select(cases)?;
     machine::claim_cpus().map_err(|e| format!("cannot pin to two CPUs: {e}"))?;
-    println!(
-        "{}\n{}\n",
-        machine::describe(),
-        tally::describe(options.rounds())
-    );
+    println!("{}\n{}\n", machine::describe(), tally::describe(options.rounds()));
     let mut systems = systems();
     let rows = take_turns(&cases, options.rounds(), &mut Floor, &mut systems);
     print!("{}", report::table(&rows));
     if let Some(file) = &options.json {
-        fs::write(file, report::json(&rows))
-            .map_err(|e| format!("cannot write {}: {e}", file.display()))?;
+        fs::write(file, report::json(&rows)).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }
     Ok(())
 }

@@ -48,15 +48,7 @@ impl Options {
 
     /// The cases that were asked for.
     pub fn select(&self, cases: &[Case]) -> Result<Vec<Case>, String> {
-        let chosen: Vec<_> = cases
-            .iter()
-            .copied()
-            .filter(|case| case.to_string().contains(&self.only))
-            .collect();
-        if chosen.is_empty() {
-            Err(format!("no case contains {:?}", self.only))
-        } else {
-            Ok(chosen)
-        }
+        let chosen: Vec<_> = cases.iter().copied().filter(|case| case.to_string().contains(&self.only)).collect();
+        if chosen.is_empty() { Err(format!("no case contains {:?}", self.only)) } else { Ok(chosen) }
     }
 }

@@ -1,9 +1,6 @@
 //! Two bare processes: memory that both map, a forked peer, and the futex between them.
 
-#![allow(
-    clippy::disallowed_types,
-    reason = "bare on purpose: below the library, and not for loom"
-)]
+#![allow(clippy::disallowed_types, reason = "bare on purpose: below the library, and not for loom")]
 
 use std::sync::atomic::{AtomicU32, Ordering::Acquire};
 use std::{hint, panic, ptr};
@@ -19,17 +16,11 @@ pub struct Shared {
 impl Shared {
     /// Maps `len` zeroed bytes.
     pub fn new(len: usize) -> Self {
-        let (access, flags) = (
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-        );
+        let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED | libc::MAP_ANONYMOUS);
         // SAFETY: a new mapping at an address of the kernel's choice touches no memory of ours.
         let base = unsafe { libc::mmap(ptr::null_mut(), len, access, flags, -1, 0) };
         assert_ne!(base, libc::MAP_FAILED, "cannot map {len} shared bytes");
-        Self {
-            base: base.cast(),
-            len,
-        }
+        Self { base: base.cast(), len }
     }
 
     /// The bytes from `at`, valid for `len` of them as long as the mapping lives.
@@ -101,13 +92,7 @@ pub fn sleep_until(word: &AtomicU32, old: u32, value: u32) {
     while word.load(Acquire) != value {
         // SAFETY: the word is live and stays mapped during the call; no timeout is passed.
         unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                word.as_ptr(),
-                libc::FUTEX_WAIT,
-                old,
-                ptr::null::<libc::timespec>(),
-            );
+            libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAIT, old, ptr::null::<libc::timespec>());
         }
     }
 }

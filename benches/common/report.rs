@@ -8,30 +8,11 @@ use super::tally::Row;
 pub fn table(rows: &[Row]) -> String {
     let mut text = format!(
         "{:<10} {:<14} {:<12} {:>8} {:>8} {:>10} {:>9} {:>9} {:>12} {:>14}\n",
-        "case",
-        "impl",
-        "regime",
-        "bytes",
-        "inflight",
-        "p50 ns",
-        "p99 ns",
-        "p99.9 ns",
-        "per second",
-        "ratio_to_floor"
+        "case", "impl", "regime", "bytes", "inflight", "p50 ns", "p99 ns", "p99.9 ns", "per second", "ratio_to_floor"
     );
-    for Row {
-        case,
-        system,
-        p50_ns,
-        tail_ns,
-        per_s,
-        ratio,
-    } in rows
-    {
+    for Row { case, system, p50_ns, tail_ns, per_s, ratio } in rows {
         let digits = p50_digits(tail_ns.is_some());
-        let (p99, p999) = tail_ns.map_or(("-".into(), "-".into()), |(a, b)| {
-            (a.to_string(), b.to_string())
-        });
+        let (p99, p999) = tail_ns.map_or(("-".into(), "-".into()), |(a, b)| (a.to_string(), b.to_string()));
         let ratio = ratio.map_or("-".into(), |r| format!("{r:.2}"));
         let (name, regime, bytes, inflight) = (case.name, case.regime, case.bytes, case.inflight);
         writeln!(
@@ -51,19 +32,10 @@ pub fn json(rows: &[Row]) -> String {
 }
 
 fn object(row: &Row) -> String {
-    let Row {
-        case,
-        system,
-        p50_ns,
-        tail_ns,
-        per_s,
-        ratio,
-    } = row;
+    let Row { case, system, p50_ns, tail_ns, per_s, ratio } = row;
     let (name, regime, bytes, inflight) = (case.name, case.regime, case.bytes, case.inflight);
     let digits = p50_digits(tail_ns.is_some());
-    let tail = tail_ns.map_or(String::new(), |(p99, p999)| {
-        format!(r#""p99_ns":{p99},"p999_ns":{p999},"#)
-    });
+    let tail = tail_ns.map_or(String::new(), |(p99, p999)| format!(r#""p99_ns":{p99},"p999_ns":{p999},"#));
     let ratio = ratio.map_or("null".into(), |r| format!("{r:.3}"));
     // No name here needs escaping: they are ours.
     format!(

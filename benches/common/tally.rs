@@ -45,14 +45,7 @@ pub struct Row {
 
 impl Tally {
     pub fn new(case: Case, system: &'static str) -> Self {
-        Self {
-            case,
-            system,
-            p50_ns: vec![],
-            per_s: vec![],
-            ratio: vec![],
-            latency: None,
-        }
+        Self { case, system, p50_ns: vec![], per_s: vec![], ratio: vec![], latency: None }
     }
 
     /// Adds a round, with the floor's p50 in it.
@@ -73,9 +66,7 @@ impl Tally {
             case: self.case,
             system: self.system,
             p50_ns: median(self.p50_ns)?,
-            tail_ns: self
-                .latency
-                .map(|h| (h.value_at_quantile(0.99), h.value_at_quantile(0.999))),
+            tail_ns: self.latency.map(|h| (h.value_at_quantile(0.99), h.value_at_quantile(0.999))),
             per_s: median(self.per_s)?,
             ratio: median(self.ratio),
         })

@@ -1,1 +1,14 @@
-//! Loom models of the protocols of `busway`; see `tests/`.
+//! What the loom models of `busway` share: running a model, and demanding that a mutant of it fails.
+//!
+//! Each file of `tests/` models one protocol with the code that ships, and says what it leaves out. Beside a model that must
+//! hold stand its mutants: the same model, with one ordering weakened or one step left out of the code
+//! (`busway::sync::mutant`), which must fail in the way it says. So each of those orderings and steps is shown to be needed,
+//! and the model to be strong enough to notice.
+//!
+//! Time stands still and a sleep by futex has no limit, so a wake-up that is lost is a deadlock, which loom reports, though
+//! natively the sleeper would look again after two milliseconds.
+
+#[cfg(busway_loom)]
+mod model;
+#[cfg(busway_loom)]
+pub use model::{Failure, Model};

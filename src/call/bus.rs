@@ -1,7 +1,7 @@
 //! What the user's types ask of the bus they came from.
 
-use super::request::Head;
 use super::pending::Ticket;
+use super::request::Head;
 use super::{Data, Loan, Payload, Place};
 use crate::error::Result;
 use crate::slots::SlotRef;

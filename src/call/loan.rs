@@ -122,6 +122,16 @@ impl Payload<'_> {
     }
 }
 
+impl AsRef<[u8]> for Payload<'_> {
+    #[inline]
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Payload::Bytes(bytes) => bytes,
+            Payload::Loan(loan) => loan,
+        }
+    }
+}
+
 impl<'a> From<Loan<'a>> for Payload<'a> {
     fn from(loan: Loan<'a>) -> Self {
         Payload::Loan(loan)

@@ -66,7 +66,9 @@ impl<'a> Message<'a> {
         match &self.data {
             Data::Inline { words, len } => Some(&bytemuck::bytes_of(words)[..usize::from(*len)]),
             // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
-            Data::Slot { base, len, trusted: true, .. } => Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), *len) }),
+            Data::Slot { base, len, trusted: true, .. } => {
+                Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), *len) })
+            }
             Data::Slot { .. } => None,
         }
     }

@@ -19,8 +19,6 @@ pub struct Ticket {
     /// Reply cell and generation.
     pub cell: u32,
     pub generation: u32,
-    /// Position in the ring.
-    pub position: u32,
     /// The request's slot, if it has one.
     pub slot: Option<SlotId>,
     pub deadline: Deadline,

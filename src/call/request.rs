@@ -137,7 +137,12 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// As [`Link::call`](crate::Link::call), and [`Error::Unsupported`] on an event, which has no thread that waits.
-    pub fn call<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<Message<'_>> {
+    pub fn call<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Message<'_>> {
         let Some((parent, _)) = self.head.call else {
             return Err(Error::Unsupported { what: "a nested call from an event; use Link::call" });
         };
@@ -150,7 +155,12 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// As [`call`](Self::call), and [`Error::WrongSize`].
-    pub fn call_as<R: AnyBitPattern>(&self, method: u32, value: &impl NoUninit, deadline: impl Into<Deadline>) -> Result<R> {
+    pub fn call_as<R: AnyBitPattern>(
+        &self,
+        method: u32,
+        value: &impl NoUninit,
+        deadline: impl Into<Deadline>,
+    ) -> Result<R> {
         self.call(method, bytemuck::bytes_of(value), deadline)?.read()
     }
 
@@ -185,7 +195,8 @@ impl Drop for Request<'_> {
     #[inline]
     fn drop(&mut self) {
         if !self.answered {
-            let outcome = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) };
+            let outcome =
+                if std::thread::panicking() { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) };
             // There is nobody to tell: the link has ended.
             let _ = self.answer(outcome);
         }

@@ -78,10 +78,9 @@ impl Socket {
         loop {
             let mut fds = Vec::from([PollFd::new(&self.0, PollFlags::IN)]);
             fds.extend(also.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            let left = deadline.remaining().map(|left| Timespec {
-                tv_sec: left.as_secs() as i64,
-                tv_nsec: left.subsec_nanos().into(),
-            });
+            let left = deadline
+                .remaining()
+                .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
             match poll(&mut fds, left.as_ref()) {
                 Ok(0) => return Err(JoinError::NobodyInTime.into()),
                 Ok(_) => {}

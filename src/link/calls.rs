@@ -11,7 +11,9 @@
 //! nothing, and puts the call on a list which every later send looks through for replies that came late.
 
 use crate::call::Ticket;
-use crate::sync::{AtomicU32, AtomicU64, FutexWord, NUMBERED_THREADS, Ordering, futex_wait, futex_wake, mutant, thread_number};
+use crate::sync::{
+    AtomicU32, AtomicU64, FutexWord, NUMBERED_THREADS, Ordering, futex_wait, futex_wake, mutant, thread_number,
+};
 use crate::wake::Deadline;
 use core::time::Duration;
 use crossbeam_utils::CachePadded;
@@ -22,6 +24,8 @@ use super::words::CALL_GENERATION;
 #[derive(Debug)]
 struct CallCell {
     generation: AtomicU32,
+    /// Generation of the last call that was published from here, and its position in the ring below it.
+    sent: AtomicU64,
     /// Waits that ended while spinning; written by the holder of the cell.
     spins_paid: AtomicU64,
 }
@@ -36,6 +40,8 @@ pub struct Calls {
     /// Threads that wait for a cell, and the word they sleep on.
     waiting: AtomicU32,
     freed: AtomicU32,
+    /// Length of the list of calls given up, for a look without the lock.
+    given_up: AtomicU32,
 }
 
 /// What the sender's lock guards.
@@ -49,12 +55,13 @@ pub struct FreeCells {
 impl Calls {
     /// `count` free cells whose last generation was `generation`.
     pub fn new(count: u32, generation: u32) -> (Self, FreeCells) {
-        let cell = |_| CallCell { generation: AtomicU32::new(generation), spins_paid: AtomicU64::new(0) };
+        let cell = |_| CallCell { generation: AtomicU32::new(generation), sent: AtomicU64::new(u64::MAX), spins_paid: AtomicU64::new(0) };
         let calls = Self {
             cells: (0..count).map(cell).collect(),
             places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
             waiting: AtomicU32::new(0),
             freed: AtomicU32::new(0),
+            given_up: AtomicU32::new(0),
         };
         // The lowest cell is on top, so that few are ever touched.
         (calls, FreeCells { free: (0..count).rev().collect(), given_up: Vec::with_capacity(count as usize) })
@@ -128,6 +135,37 @@ impl Calls {
     pub fn in_use(&self, cells: &FreeCells) -> usize {
         let placed = self.places.iter().filter(|p| p.load(Ordering::Relaxed) != 0).count();
         self.cells.len() - cells.free.len() - placed
+    }
+
+    /// Notes that a call was published at `position`; `call` names cell and generation as on the wire.
+    #[inline]
+    pub fn sent(&self, call: u64, position: u32) {
+        let generation = call >> 32;
+        self.cells[call as u32 as usize].sent.store(generation << 32 | u64::from(position), Ordering::Relaxed);
+    }
+
+    /// Where a call was published; `None` while it is gathered in a batch.
+    pub fn position(&self, ticket: &Ticket) -> Option<u32> {
+        let sent = self.cells[ticket.cell as usize].sent.load(Ordering::Relaxed);
+        (sent >> 32 == u64::from(ticket.generation)).then_some(sent as u32)
+    }
+
+    /// Puts a call on the list of those given up, under the lock.
+    pub fn list_given_up(&self, cells: &mut FreeCells, ticket: Ticket) {
+        cells.given_up.push(ticket);
+        self.given_up.store(cells.given_up.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Takes entry `at` off that list, under the lock.
+    pub fn unlist_given_up(&self, cells: &mut FreeCells, at: usize) {
+        cells.given_up.swap_remove(at);
+        self.given_up.store(cells.given_up.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Whether calls were given up whose reply has not come. A hint.
+    #[inline]
+    pub fn any_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed) > 0
     }
 
     /// A wait for the reply in `cell` ended while spinning. Only the holder of the cell.

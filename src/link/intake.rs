@@ -13,7 +13,11 @@ use crate::region::Array;
 use crate::ring::spsc::{Consumer, Entry};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, PeerWord, fence, mutant};
 use crate::wake::{How, Marks};
+use core::mem::MaybeUninit;
 use std::collections::VecDeque;
+
+/// How many messages a batch takes from the ring at once.
+pub const CHUNK: usize = 32;
 
 /// The words an intake works with; two of ours, one of the peer's.
 #[derive(Clone, Copy, Debug)]
@@ -91,35 +95,70 @@ impl Intake {
         self.entries.at(pos & (self.entries.count() - 1)).holds(pos) || self.set_aside.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the next message, for a receiver.
+    /// Takes the next message, for a receiver. `spun`: this thread has spun for it, see [`begin_spin`](Self::begin_spin).
     #[inline]
-    pub fn take(&self, words: &IntakeWords<'_>) -> (Option<Taken>, Nudge) {
-        self.take_up_to(words, 1, |taken| taken)
+    pub fn take(&self, words: &IntakeWords<'_>, spun: bool) -> (Option<Taken>, Nudge) {
+        let mut rx = self.rx.lock();
+        self.spun(&mut rx, spun);
+        let taken = self.next(&mut rx);
+        if taken.is_some() {
+            // Before anybody acts on it: what a dead process's position had not passed was not executed.
+            words.pos.store(rx.ring.next(), Ordering::Release);
+        }
+        (taken, self.hand_on(&mut rx, words))
     }
 
-    /// Takes up to `max` messages that are there, giving each to `each`; returns what it returned last.
+    /// Takes what is there into `chunk`, as much as fits; returns how many.
     #[inline]
-    pub fn take_up_to<R>(&self, words: &IntakeWords<'_>, max: usize, mut each: impl FnMut(Taken) -> R) -> (Option<R>, Nudge) {
+    pub fn take_chunk(
+        &self,
+        words: &IntakeWords<'_>,
+        chunk: &mut [MaybeUninit<Taken>],
+        spun: bool,
+    ) -> (usize, Nudge) {
         let mut rx = self.rx.lock();
-        let mut last = None;
-        for _ in 0..max {
-            let Some(taken) = self.next(&mut rx, words) else { break };
-            rx.tally.count(&taken);
-            last = Some(each(taken));
+        self.spun(&mut rx, spun);
+        let mut count = 0;
+        for place in chunk {
+            let Some(taken) = self.next(&mut rx) else { break };
+            place.write(taken);
+            count += 1;
         }
-        let nudge = if last.is_some() { self.hand_on(&mut rx, words) } else { Nudge(false) };
-        (last, nudge)
+        words.pos.store(rx.ring.next(), Ordering::Release);
+        (count, self.hand_on(&mut rx, words))
+    }
+
+    /// Gives back what was taken in a chunk and not looked at: it is received next.
+    pub fn put_back(
+        &self,
+        words: &IntakeWords<'_>,
+        rest: impl DoubleEndedIterator<Item = Taken>,
+    ) -> Nudge {
+        let mut rx = self.rx.lock();
+        for taken in rest.rev() {
+            rx.aside.push_front(taken);
+            self.set_aside.fetch_add(1, Ordering::Relaxed);
+        }
+        self.hand_on(&mut rx, words)
     }
 
     #[inline(always)]
-    fn next(&self, rx: &mut Rx, words: &IntakeWords<'_>) -> Option<Taken> {
-        if self.set_aside.load(Ordering::Relaxed) != 0 {
-            self.set_aside.fetch_sub(1, Ordering::Relaxed);
-            return rx.aside.pop_front();
+    fn spun(&self, rx: &mut Rx, spun: bool) {
+        if spun {
+            self.spinning.store(false, Ordering::Relaxed);
+            rx.tally.spins_paid += 1;
         }
-        let taken = rx.ring.take()?;
-        // Before anybody acts on the message: what a dead process's position had not passed was not executed.
-        words.pos.store(rx.ring.next(), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn next(&self, rx: &mut Rx) -> Option<Taken> {
+        let taken = if self.set_aside.load(Ordering::Relaxed) != 0 {
+            self.set_aside.fetch_sub(1, Ordering::Relaxed);
+            rx.aside.pop_front()
+        } else {
+            rx.ring.take()
+        }?;
+        rx.tally.count(&taken);
         Some(taken)
     }
 
@@ -170,11 +209,10 @@ impl Intake {
         true
     }
 
-    /// Ends a spin without going to sleep: those asleep are marked again.
-    pub fn end_spin(&self, words: &IntakeWords<'_>, paid: bool) -> Nudge {
+    /// Ends a spin without taking anything or going to sleep: those asleep are marked again.
+    pub fn end_spin(&self, words: &IntakeWords<'_>) -> Nudge {
         let mut rx = self.rx.lock();
         self.spinning.store(false, Ordering::Relaxed);
-        rx.tally.spins_paid += u64::from(paid);
         self.hand_on(&mut rx, words)
     }
 

@@ -6,6 +6,11 @@
 mod calls;
 mod end;
 mod intake;
+mod receiving;
+mod replies;
+mod sending;
+mod stats;
+mod waiting;
 #[doc(hidden)]
 pub mod words;
 
@@ -14,7 +19,10 @@ use crate::error::{Error, Result};
 use crate::join::Credentials;
 use crate::wake::{Deadline, Doorbell};
 use bytemuck::{AnyBitPattern, NoUninit};
-pub use end::{End, Options, Stats};
+pub use end::{End, Options};
+pub use receiving::Requests;
+pub use sending::Batch;
+pub use stats::Stats;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 pub use words::{Geometry, View};
@@ -104,7 +112,12 @@ impl Link {
     /// # Errors
     /// As [`call`](Self::call), and [`Error::WrongSize`].
     #[inline]
-    pub fn call_as<R: AnyBitPattern>(&self, method: u32, value: &impl NoUninit, deadline: impl Into<Deadline>) -> Result<R> {
+    pub fn call_as<R: AnyBitPattern>(
+        &self,
+        method: u32,
+        value: &impl NoUninit,
+        deadline: impl Into<Deadline>,
+    ) -> Result<R> {
         self.call(method, bytemuck::bytes_of(value), deadline)?.read()
     }
 
@@ -119,7 +132,7 @@ impl Link {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Pending<'_>> {
-        self.end.submit(method, payload.into(), deadline.into(), true, true)
+        self.end.submit(method, payload.into(), deadline.into(), true)
     }
 
     /// As [`submit`](Self::submit), but [`Error::Full`] at once if there is no room.
@@ -133,7 +146,7 @@ impl Link {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Pending<'_>> {
-        self.end.submit(method, payload.into(), deadline.into(), false, true)
+        self.end.submit(method, payload.into(), deadline.into(), false)
     }
 
     /// Sends an event: one way, no reply. Waits for room until `deadline`.
@@ -142,7 +155,7 @@ impl Link {
     /// [`Error::Timeout`], [`Error::TooLarge`], or how the link ended.
     #[inline]
     pub fn send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
-        self.end.event(method, payload.into(), deadline.into(), true, true)
+        self.end.event(method, payload.into(), deadline.into(), true)
     }
 
     /// As [`send`](Self::send), but [`Error::Full`] at once if there is no room.
@@ -151,14 +164,13 @@ impl Link {
     /// [`Error::Full`], [`Error::TooLarge`], or how the link ended.
     #[inline]
     pub fn try_send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>) -> Result<()> {
-        self.end.event(method, payload.into(), Deadline::NEVER, false, true)
+        self.end.event(method, payload.into(), Deadline::NEVER, false)
     }
 
-    /// Begins a batch: what is sent through it is there for the other side at once, but a sleeping one is woken only at the
-    /// end, or when the batch has to wait for room.
+    /// Begins a batch of requests: gathered, then published with one lock and one wake-up.
     #[inline]
     pub fn batch(&self) -> Batch<'_> {
-        Batch { end: &self.end }
+        Batch::new(&self.end)
     }
 
     /// Receives the next request, whatever its method. Waits until `deadline`.
@@ -180,21 +192,24 @@ impl Link {
         self.end.try_recv()
     }
 
-    /// Receives a batch: waits for the first request until `deadline`, takes what else is there, up to `max` in all, and
-    /// never waits for more. Appends to `to` and returns how many.
+    /// Receives a batch: waits for the first request until `deadline`, then yields what is there, up to `max` in all, and
+    /// never waits for more.
+    ///
+    /// ```
+    /// # use busway::{Config, Deadline, Link};
+    /// # let (host, plugin) = Link::pair(&Config::default())?;
+    /// # for n in [1u64, 2] { host.send(1, &n.to_le_bytes(), Deadline::NEVER)?; }
+    /// for request in plugin.recv_batch(64, Deadline::NEVER)? {
+    ///     println!("{}", request.read::<u64>()?);
+    /// }
+    /// # Ok::<(), busway::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// As [`recv`](Self::recv); then nothing was appended.
+    /// As [`recv`](Self::recv).
     #[inline]
-    pub fn recv_batch<'a>(&'a self, to: &mut Vec<Request<'a>>, max: usize, deadline: impl Into<Deadline>) -> Result<usize> {
-        let deadline = deadline.into();
-        loop {
-            let count = self.end.try_recv_batch(to, max)?;
-            if count > 0 || max == 0 {
-                return Ok(count);
-            }
-            self.end.wait_request(deadline)?;
-        }
+    pub fn recv_batch(&self, max: usize, deadline: impl Into<Deadline>) -> Result<Requests<'_>> {
+        self.end.recv_batch(max, deadline.into())
     }
 
     /// Serves requests on this thread until the link is closed. A handler that panics has answered
@@ -285,8 +300,10 @@ impl Link {
         }
         // SAFETY: each end alone writes its own region.
         unsafe {
-            let host = End::new(View::new(host, &table)?, View::new(plugin_seen, &table)?, None, 0, config.options(false));
-            let plugin = End::new(View::new(plugin, &table)?, View::new(host_seen, &table)?, None, 0, config.options(true));
+            let host =
+                End::new(View::new(host, &table)?, View::new(plugin_seen, &table)?, None, 0, config.options(false));
+            let plugin =
+                End::new(View::new(plugin, &table)?, View::new(host_seen, &table)?, None, 0, config.options(true));
             Ok((Link::new(host, me), Link::new(plugin, me)))
         }
     }
@@ -312,55 +329,5 @@ impl Drop for Link {
 impl core::fmt::Debug for Link {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Link").field("peer", &self.peer).field("ended", &self.end.ended()).finish_non_exhaustive()
-    }
-}
-
-/// Requests sent in a row, with one wake-up at the end. See [`Link::batch`].
-///
-/// ```
-/// # use busway::{Config, Deadline, Link};
-/// # let (host, plugin) = Link::pair(&Config::default())?;
-/// let batch = host.batch();
-/// for n in 0..10u64 {
-///     batch.send(1, &n.to_le_bytes(), Deadline::NEVER)?;
-/// }
-/// drop(batch);
-///
-/// let mut events = Vec::new();
-/// assert_eq!(plugin.recv_batch(&mut events, 64, Deadline::NEVER)?, 10);
-/// # Ok::<(), busway::Error>(())
-/// ```
-pub struct Batch<'a> {
-    end: &'a End,
-}
-
-impl<'a> Batch<'a> {
-    /// As [`Link::send`].
-    ///
-    /// # Errors
-    /// As [`Link::send`].
-    #[inline]
-    pub fn send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
-        self.end.event(method, payload.into(), deadline.into(), true, false)
-    }
-
-    /// As [`Link::submit`].
-    ///
-    /// # Errors
-    /// As [`Link::submit`].
-    #[inline]
-    pub fn submit<'p>(
-        &self,
-        method: u32,
-        payload: impl Into<Payload<'p>>,
-        deadline: impl Into<Deadline>,
-    ) -> Result<Pending<'a>> {
-        self.end.submit(method, payload.into(), deadline.into(), true, false)
-    }
-}
-
-impl Drop for Batch<'_> {
-    fn drop(&mut self) {
-        self.end.flush();
     }
 }

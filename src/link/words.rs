@@ -207,7 +207,16 @@ pub struct Geometry {
 
 impl Default for Geometry {
     fn default() -> Self {
-        let classes = [(64, 256), (256, 256), (1024, 128), (4096, 64), (16 << 10, 32), (64 << 10, 16), (256 << 10, 8), (1 << 20, 7)];
+        let classes = [
+            (64, 256),
+            (256, 256),
+            (1024, 128),
+            (4096, 64),
+            (16 << 10, 32),
+            (64 << 10, 16),
+            (256 << 10, 8),
+            (1 << 20, 7),
+        ];
         let classes = classes.map(|(size, count)| SizeClass { size, count }).into();
         Self { entries: 1024, cells: 256, classes }
     }
@@ -348,9 +357,11 @@ pub fn init(region: &Region, table: &Table) {
             kind::INTAKE => fill(region, s, |_| Intake { pos: line(), park: line() }),
             kind::STATS => fill(region, s, |_| Counters::new()),
             kind::ENTRIES => fill(region, s, |i| Entry::new(i, s.count, 0, Body::default())),
-            kind::CELLS => {
-                fill(region, s, |_| ReplyCell { word: word(), flags: word(), body: PeerCell::new(ReplyBody::default()) })
-            }
+            kind::CELLS => fill(region, s, |_| ReplyCell {
+                word: word(),
+                flags: word(),
+                body: PeerCell::new(ReplyBody::default()),
+            }),
             kind::CALL_WORDS | kind::RELEASED => fill(region, s, |_| word()),
             _ => {}
         }

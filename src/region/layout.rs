@@ -116,8 +116,13 @@ impl Table {
 
     /// The header page that says all this.
     pub fn to_page(&self) -> [u8; HEADER_SIZE] {
-        let header =
-            Header { magic: MAGIC, version: VERSION, sections: self.sections.len() as u32, length: self.length, zero: [0; 5] };
+        let header = Header {
+            magic: MAGIC,
+            version: VERSION,
+            sections: self.sections.len() as u32,
+            length: self.length,
+            zero: [0; 5],
+        };
         let mut page = [0; HEADER_SIZE];
         page[..TABLE_AT].copy_from_slice(bytemuck::bytes_of(&header));
         let table = bytemuck::cast_slice::<Section, u8>(&self.sections);
@@ -143,7 +148,8 @@ impl Table {
             return bad("more sections than fit the header");
         }
         let bytes = &page[TABLE_AT..][..header.sections as usize * size_of::<Section>()];
-        let sections: Vec<Section> = bytes.chunks_exact(size_of::<Section>()).map(bytemuck::pod_read_unaligned).collect();
+        let sections: Vec<Section> =
+            bytes.chunks_exact(size_of::<Section>()).map(bytemuck::pod_read_unaligned).collect();
         let mut ranges = Vec::with_capacity(sections.len());
         for s in &sections {
             // Neither product nor sum can overflow: 32 by 32 bits, on top of at most MAX_LENGTH.

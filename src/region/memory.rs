@@ -4,7 +4,9 @@ use super::layout::HEADER_SIZE;
 use crate::error::{Error, JoinError, Result};
 use core::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
+};
 use rustix::mm::{Advice, madvise};
 use std::alloc;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -98,15 +98,15 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         self.next
     }
 
-    /// Whether `need` entries are free beside `reserve` others that the caller wants kept free.
+    /// How many entries are free. Looks at the consumer's position only if it knows of fewer than `want`.
     ///
     /// # Errors
     /// [`Lied`] if the consumer claims what it cannot have taken.
     #[inline]
-    pub fn has_room(&mut self, need: u32, reserve: u32) -> Result<bool, Lied> {
-        let limit = self.capacity.saturating_sub(reserve);
-        if self.next.wrapping_sub(self.taken).saturating_add(need) <= limit {
-            return Ok(true);
+    pub fn room(&mut self, want: u32) -> Result<u32, Lied> {
+        let known = self.capacity - self.next.wrapping_sub(self.taken);
+        if known >= want {
+            return Ok(known);
         }
         // SAFETY: valid by the contract of `new`.
         let pos = unsafe { self.pos.as_ref() };
@@ -116,10 +116,10 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
             return Err(Lied);
         }
         self.taken = pos;
-        Ok(self.next.wrapping_sub(pos).saturating_add(need) <= limit)
+        Ok(self.capacity - self.next.wrapping_sub(pos))
     }
 
-    /// Publishes a message at position [`next`](Self::next), for which [`has_room`](Self::has_room) has answered true.
+    /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.
     #[inline]
     pub fn publish(&mut self, tag: u32, value: T) {
         debug_assert!(self.next.wrapping_sub(self.taken) < self.capacity);
@@ -216,7 +216,6 @@ mod tests {
         fn a_ring_is_a_bounded_queue(
             start in prop_oneof![Just(0), Just(u32::MAX - 3), any::<u32>()],
             bits in 0u32..5,
-            reserve in 0u32..3,
             steps in proptest::collection::vec(any::<bool>(), 0..200),
         ) {
             let capacity = 1 << bits;
@@ -231,9 +230,10 @@ mod tests {
             for (i, send) in steps.into_iter().enumerate() {
                 let message = (i as u32, [i as u64, !(i as u64)]);
                 if send {
-                    let room = tx.has_room(1, reserve).unwrap();
-                    prop_assert_eq!(room, (model.len() as u32) < capacity.saturating_sub(reserve));
-                    if room {
+                    let room = tx.room(1).unwrap();
+                    prop_assert_eq!(room == 0, model.len() as u32 == capacity);
+                    prop_assert!(room <= capacity - model.len() as u32);
+                    if room > 0 {
                         tx.publish(message.0, message.1);
                         model.push_back(message);
                     }
@@ -254,11 +254,11 @@ mod tests {
             let mut tx =
                 unsafe { Producer::<u64>::new(NonNull::from(&entries[..]).cast(), NonNull::from(PeerWord::of(&pos)), 4, 0) };
             for i in 0..sent {
-                prop_assert!(tx.has_room(1, 0).unwrap());
+                prop_assert!(tx.room(1).unwrap() > 0);
                 tx.publish(0, i.into());
             }
             pos.store(claimed, Ordering::Release);
-            prop_assert_eq!(tx.has_room(4, 0), if claimed <= sent { Ok(claimed == sent) } else { Err(Lied) });
+            prop_assert_eq!(tx.room(4), if claimed <= sent { Ok(4 - (sent - claimed)) } else { Err(Lied) });
         }
     }
 }

@@ -85,7 +85,8 @@ impl Arena {
         let classes: Box<[Class]> = classes
             .iter()
             .map(|c| {
-                let class = Class { size: c.size, first, count: c.count, window: (WINDOW / c.size).clamp(1, c.count.max(1)) };
+                let class =
+                    Class { size: c.size, first, count: c.count, window: (WINDOW / c.size).clamp(1, c.count.max(1)) };
                 first += c.count;
                 class
             })
@@ -126,7 +127,8 @@ impl Arena {
         if let Some(place) = self.place() {
             let warm = place.load(Ordering::Relaxed).wrapping_sub(1);
             // Somebody else may empty the place meanwhile, but only this thread fills it.
-            if warm.wrapping_sub(c.first) < c.count && place.swap(0, Ordering::Acquire) != 0 {
+            let fits = warm.wrapping_sub(c.first) < c.count;
+            if fits && (mutant("arena: place not emptied") || place.swap(0, Ordering::Acquire) != 0) {
                 return Some(SlotId { class, number: warm });
             }
         }
@@ -178,8 +180,9 @@ impl Arena {
         self.places.iter().find_map(|place| {
             let held = place.load(Ordering::Relaxed);
             let fits = held.wrapping_sub(1).wrapping_sub(c.first) < c.count;
+            let order = if mutant("arena: collect without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
             // Its thread may have taken it, and put another slot in, meanwhile: then it is that thread's again.
-            (fits && place.compare_exchange(held, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()).then_some(held.wrapping_sub(1))
+            (fits && place.compare_exchange(held, 0, order, Ordering::Relaxed).is_ok()).then_some(held.wrapping_sub(1))
         })
     }
 
@@ -190,7 +193,8 @@ impl Arena {
             && place.load(Ordering::Relaxed) == 0
         {
             // Release: the next holder, perhaps another thread, writes after what this one did.
-            place.store(slot.number + 1, Ordering::Release);
+            let order = if mutant("arena: place without release") { Ordering::Relaxed } else { Ordering::Release };
+            place.store(slot.number + 1, order);
             return false;
         }
         self.give_back_locked(slot)
@@ -215,7 +219,12 @@ impl Arena {
 
     fn leave(&self, slot: SlotId, state: u32) -> SlotRef {
         let word = &self.slots[slot.number as usize];
-        let generation = (word.load(Ordering::Relaxed) + 1) & GENERATION;
+        let mut generation = (word.load(Ordering::Relaxed) + 1) & GENERATION;
+        // Slots that ride use up generations that the peer never names. The one it named last must not come round to a slot
+        // that is lent: it would look given back already.
+        if generation == self.released.at(slot.number).hint() && !mutant("arena: a generation comes round") {
+            generation = (generation + 1) & GENERATION;
+        }
         word.store(generation | state, Ordering::Relaxed);
         SlotRef::new(slot.class, self.index(slot), generation)
     }
@@ -224,6 +233,12 @@ impl Arena {
     pub fn detach(&self, slot: SlotId) {
         let word = &self.slots[slot.number as usize];
         word.store(word.load(Ordering::Relaxed) | LENT, Ordering::Relaxed);
+    }
+
+    /// Makes every slot as old as if it had left `generation` times, for models near the wrap.
+    #[cfg(busway_loom)]
+    pub fn age(&self, generation: u32) {
+        self.slots.iter().for_each(|word| word.store(generation & GENERATION, Ordering::Relaxed));
     }
 
     /// The lock, for threads that begin or end to wait for a slot.

@@ -1,9 +1,9 @@
 //! Data that travels beside a published word.
 
-#[cfg(busway_loom)]
-use loom::cell::UnsafeCell;
 #[cfg(not(busway_loom))]
 use core::cell::UnsafeCell;
+#[cfg(busway_loom)]
+use loom::cell::UnsafeCell;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 

@@ -1,8 +1,8 @@
 //! The only place that names atomics, the futex, the clock and the CPU.
 //!
 //! Every algorithm above is written once against the names of this module. Natively they are `core` atomics and Linux
-//! system calls; under `--cfg busway_loom` they are loom's, with the futex modelled by a mutex and a condition variable,
-//! so that a loom model runs the very source that ships.
+//! system calls; under `--cfg busway_loom` they are loom's, with the futex modelled by a mutex and parked threads, so
+//! that a loom model runs the very source that ships.
 //!
 //! # Words of a peer
 //!
@@ -40,7 +40,9 @@ pub use imp::{set_thread_number, with_mutant};
 pub use peer::PeerWord;
 
 /// More threads than this do not get a [`thread_number`]: they take the slower, locked paths.
-pub const NUMBERED_THREADS: usize = 64;
+///
+/// Under loom every place of a thread is an object that each fence looks through, so there are few.
+pub const NUMBERED_THREADS: usize = if cfg!(busway_loom) { 4 } else { 64 };
 
 /// Why a futex wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,8 @@
-//! The same names under loom. The futex is a queue behind one mutex and one condition variable; there is no time.
+//! The same names under loom. The futex is a queue of parked threads behind one mutex; time stands still.
 
 use super::Woken;
 use core::cell::Cell;
 use core::sync::atomic::Ordering::SeqCst;
-use loom::sync::Condvar;
 pub use loom::sync::MutexGuard;
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 
@@ -67,22 +66,11 @@ impl<'a> FutexWord<'a> {
 
 struct Sleeper {
     addresses: Vec<usize>,
-    ticket: usize,
-}
-
-#[derive(Default)]
-struct Queue {
-    sleepers: Vec<Sleeper>,
-    tickets: usize,
-}
-
-struct Kernel {
-    queue: loom::sync::Mutex<Queue>,
-    woken: Condvar,
+    thread: loom::thread::Thread,
 }
 
 loom::lazy_static! {
-    static ref KERNEL: Kernel = Kernel { queue: loom::sync::Mutex::new(Queue::default()), woken: Condvar::new() };
+    static ref SLEEPERS: loom::sync::Mutex<Vec<Sleeper>> = loom::sync::Mutex::new(Vec::new());
 }
 
 /// Sleeps while `word` has the expected value.
@@ -91,37 +79,38 @@ pub fn futex_wait(word: FutexWord<'_>, until: Option<u64>) -> Woken {
 }
 
 /// Sleeps while all `words` have their expected values.
-pub fn futex_wait_any(words: &[FutexWord<'_>], _until: Option<u64>) -> Woken {
-    let mut queue = KERNEL.queue.lock().unwrap();
+pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
+    let mut sleepers = SLEEPERS.lock().unwrap();
     if words.iter().any(|w| w.word.load(SeqCst) != w.expected) {
         return Woken::Look;
     }
-    let ticket = queue.tickets;
-    queue.tickets += 1;
-    let addresses = words.iter().map(|w| core::ptr::from_ref(w.word).addr()).collect();
-    queue.sleepers.push(Sleeper { addresses, ticket });
-    while queue.sleepers.iter().any(|s| s.ticket == ticket) {
-        queue = KERNEL.woken.wait(queue).unwrap();
+    if until.is_some_and(|until| until <= now()) {
+        return Woken::TimedOut;
     }
+    let addresses = words.iter().map(|w| core::ptr::from_ref(w.word).addr()).collect();
+    sleepers.push(Sleeper { addresses, thread: loom::thread::current() });
+    drop(sleepers);
+    loom::thread::park();
     Woken::Look
 }
 
 /// Wakes up to `count` sleepers of `word`, the longest asleep first.
 pub fn futex_wake(word: &AtomicU32, count: u32, _private: bool) {
     let address = core::ptr::from_ref(word).addr();
-    let mut queue = KERNEL.queue.lock().unwrap();
     let mut left = count;
-    queue.sleepers.retain(|s| {
+    SLEEPERS.lock().unwrap().retain(|s| {
         let hit = left > 0 && s.addresses.contains(&address);
-        left -= u32::from(hit);
+        if hit {
+            left -= 1;
+            s.thread.unpark();
+        }
         !hit
     });
-    KERNEL.woken.notify_all();
 }
 
-/// There is no time in a model.
+/// The clock of a model stands still at 1: a deadline of one nanosecond has passed from the start, any other never does.
 pub fn now() -> u64 {
-    0
+    1
 }
 
 /// All threads of a model run on one CPU.

@@ -90,7 +90,10 @@ pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
     }
     let until = until.map(timespec);
     let count = words.len().min(waits.len());
-    woken(futex::waitv(&waits[..count], WaitvFlags::empty(), until.as_ref(), rustix::thread::ClockId::Monotonic).map(drop))
+    woken(
+        futex::waitv(&waits[..count], WaitvFlags::empty(), until.as_ref(), rustix::thread::ClockId::Monotonic)
+            .map(drop),
+    )
 }
 
 /// Wakes up to `count` sleepers of `word`. `private` as at the wait.

@@ -29,7 +29,6 @@ impl Default for Idle {
     }
 }
 
-
 /// The spin policy of one end, shared by its threads.
 #[derive(Debug)]
 pub struct Spin {

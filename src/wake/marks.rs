@@ -46,7 +46,8 @@ impl Marks {
 
     /// Marks anew on behalf of those asleep, so that the next publication rings again. Then fence, and look again.
     pub fn renew(&mut self, mark: &AtomicU32) {
-        let how = u32::from(self.by_futex > 0) * How::Futex as u32 | u32::from(self.by_descriptor > 0) * How::Descriptor as u32;
+        let how = u32::from(self.by_futex > 0) * How::Futex as u32
+            | u32::from(self.by_descriptor > 0) * How::Descriptor as u32;
         self.epoch = self.epoch.wrapping_add(1);
         mark.store(self.epoch << HOW_BITS | how, Ordering::Relaxed);
     }

@@ -1,7 +1,9 @@
 //! One end's sleeping threads.
 
 use super::{Deadline, Doorbell, How, Idle, Spin};
-use crate::sync::{AtomicBool, AtomicU32, FutexWord, Ordering, Woken, fence, futex_wait, futex_wait_any, futex_wake, mutant};
+use crate::sync::{
+    AtomicBool, AtomicU32, FutexWord, Ordering, Woken, fence, futex_wait, futex_wait_any, futex_wake, mutant,
+};
 use core::time::Duration;
 
 /// How long a thread sleeps by futex before it sleeps by descriptor.

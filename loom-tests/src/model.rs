@@ -1,0 +1,109 @@
+//! Running models.
+
+use busway::sync::with_mutant;
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Once};
+use std::time::Instant;
+
+/// One model: a name, and how far it is explored.
+#[derive(Clone, Copy, Debug)]
+pub struct Model {
+    name: &'static str,
+    bound: Option<usize>,
+}
+
+/// How a mutant fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Two threads touch data at the same time, or data that was not yet handed over.
+    Race,
+    /// Everybody sleeps: a wake-up was lost.
+    Deadlock,
+    /// An assertion of the model with this text.
+    Assertion(&'static str),
+}
+
+impl Model {
+    /// A model that is explored completely.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, bound: None }
+    }
+
+    /// Explores only schedules that take the CPU away from a thread at most `preemptions` times; where it blocks or ends it
+    /// is not taken away.
+    pub const fn bound(self, preemptions: usize) -> Self {
+        Self { bound: Some(preemptions), ..self }
+    }
+
+    /// Explores the model, which must hold.
+    pub fn holds(self, body: impl Fn() + Sync + Send + 'static) {
+        let (iterations, result) = self.explore(None, body);
+        if let Err(panic) = result {
+            panic!("{}: fails at iteration {iterations}: {}", self.name, text(&*panic));
+        }
+    }
+
+    /// Explores the model with a mutant switched on: it must fail, and in this way.
+    pub fn fails(self, mutant: &'static str, how: Failure, body: impl Fn() + Sync + Send + 'static) {
+        let (iterations, result) = quietly(|| with_mutant(mutant, || self.explore(Some(mutant), body)));
+        let Err(panic) = result else { panic!("{}: the mutant \"{mutant}\" goes unnoticed", self.name) };
+        let text = text(&*panic);
+        let expected = match how {
+            Failure::Race => "Causality violation",
+            Failure::Deadlock => "deadlock; threads",
+            Failure::Assertion(text) => text,
+        };
+        assert!(text.contains(expected), "the mutant fails at iteration {iterations}, but not by {how:?}: {text}");
+    }
+
+    fn explore(self, mutant: Option<&str>, body: impl Fn() + Sync + Send + 'static) -> (usize, std::thread::Result<()>) {
+        let iterations = Arc::new(AtomicUsize::new(0));
+        let counter = iterations.clone();
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = self.bound;
+        builder.max_branches = 20_000;
+        let start = Instant::now();
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            builder.check(move || {
+                counter.fetch_add(1, Relaxed);
+                body();
+            });
+        }));
+        let iterations = iterations.load(Relaxed);
+        let bound = self.bound.map_or("none".to_string(), |b| b.to_string());
+        let verdict = if result.is_ok() { "holds" } else { "fails" };
+        let seconds = start.elapsed().as_secs_f64();
+        let mutant = mutant.map_or_else(String::new, |mutant| format!(" with mutant \"{mutant}\""));
+        println!("{}{mutant}: {verdict}, {iterations} iterations, preemption bound {bound}, {seconds:.1} s", self.name);
+        (iterations, result)
+    }
+}
+
+fn text(panic: &(dyn Any + Send)) -> String {
+    let string = panic.downcast_ref::<String>().cloned();
+    string.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+}
+
+thread_local! {
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `body` without the report of a panic on this thread.
+fn quietly<R>(body: impl FnOnce() -> R) -> R {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                report(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let result = body();
+    QUIET.set(false);
+    result
+}

@@ -1,0 +1,399 @@
+//! Receiving requests, and answering them.
+
+use super::end::{End, Handler};
+use super::intake::{CHUNK, Taken};
+use super::waiting::IntakeSpot;
+use super::words::{self, Body, entry, reply};
+use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ticket, reject};
+use crate::error::{Error, Result, Violation};
+use crate::slots::SlotRef;
+use crate::slots::arena::SlotId;
+use crate::sync::{self, Ordering, fence, mutant};
+use crate::wake::{Deadline, HOW_BITS, Idle};
+use core::cell::Cell;
+use core::marker::PhantomData;
+use core::mem::MaybeUninit;
+use core::ptr;
+use std::sync::Arc;
+
+thread_local! {
+    /// How many nested calls this thread is serving.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+    /// The end of which this thread holds a batch of [`Requests`]: its replies share one fence, when the batch ends.
+    static BATCH_OF: Cell<*const End> = const { Cell::new(ptr::null()) };
+}
+
+impl End {
+    /// Takes the next request that is there.
+    #[inline]
+    pub fn try_recv(&self) -> Result<Option<Request<'_>>> {
+        self.take_one(false)
+    }
+
+    /// Waits for the next request.
+    #[inline]
+    pub fn recv(&self, deadline: Deadline) -> Result<Request<'_>> {
+        let mut spun = false;
+        loop {
+            if let Some(request) = self.take_one(spun)? {
+                return Ok(request);
+            }
+            spun = self.wait_request(deadline)?;
+        }
+    }
+
+    /// Waits for the first request and takes what else is there.
+    #[inline]
+    pub fn recv_batch(&self, max: usize, deadline: Deadline) -> Result<Requests<'_>> {
+        let mut requests = Requests::new(self, max);
+        let mut spun = false;
+        loop {
+            if requests.fill(spun) || max == 0 {
+                return Ok(requests);
+            }
+            self.check_ended()?;
+            spun = self.wait_request(deadline)?;
+        }
+    }
+
+    /// How the link ended, as an error, once nothing is left to receive.
+    #[inline]
+    fn check_ended(&self) -> Result<()> {
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        match self.ended_now() {
+            Some(ended) if !self.intake.ready(&self.intake_words()) => Err(ended.refusal()),
+            _ => Ok(()),
+        }
+    }
+
+    /// `spun`: this thread has just ended a wait by spinning, on behalf of the other receivers.
+    #[inline]
+    fn take_one(&self, mut spun: bool) -> Result<Option<Request<'_>>> {
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        let words = self.intake_words();
+        loop {
+            if !spun && !self.intake.ready(&words) {
+                self.check_ended()?;
+                if !self.intake.ready(&words) {
+                    return Ok(None);
+                }
+            }
+            let (taken, nudge) = self.intake.take(&words, spun);
+            self.nudge(nudge);
+            spun = false;
+            if let Some(taken) = taken
+                && let Some(request) = self.open(taken)?
+            {
+                // The fence that lets waiting senders see our position comes with the reply of a call; an event has none.
+                if request.is_event() {
+                    self.notify(false, false);
+                }
+                return Ok(Some(request));
+            }
+        }
+    }
+
+    /// Waits until a request is there, which another thread may take before this one does. Returns whether this thread
+    /// spun for it and still counts as the one that spins, which the next `take` ends.
+    fn wait_request(&self, deadline: Deadline) -> Result<bool> {
+        if self.calls.any_given_up() {
+            self.sweep_given_up(&mut self.tx.lock());
+        }
+        let words = self.intake_words();
+        // One thread spins; the others sleep meanwhile.
+        let spins = matches!(self.spin.idle(), Idle::Adaptive { .. } | Idle::Spin) && self.intake.begin_spin(&words);
+        let spot = IntakeSpot { end: self, words, spinning: Cell::new(spins) };
+        let waited = self.wait(&spot, deadline, spins, None, || self.intake.ready(&words).then_some(()));
+        let spinning = spot.spinning.get();
+        match waited {
+            Ok(_) => Ok(spinning),
+            Err(stop) => {
+                if spinning {
+                    self.nudge(self.intake.end_spin(&words));
+                }
+                self.nudge(self.intake.pass_on(&words));
+                Err(stop.refusal())
+            }
+        }
+    }
+
+    /// Checks what was taken from the ring and gives it its form; `None` for a call that nobody waits for any more.
+    #[inline]
+    pub(super) fn open(&self, (tag, body): Taken) -> Result<Option<Request<'_>>> {
+        let flags = (tag >> 8) as u8;
+        let data = if flags & entry::SLOT != 0 {
+            self.slot_data(SlotRef::from_bits(body.inline[0]), body.inline[1])?
+        } else if body.length as usize <= words::INLINE_REQUEST {
+            let [a, b, c, d] = body.inline;
+            Data::Inline { words: [a, b, c, d, 0], len: body.length as u8 }
+        } else {
+            return Err(self.poison(Violation::InlineLength));
+        };
+        let call = match tag as u8 {
+            entry::EVENT => None,
+            entry::CALL => Some(self.open_call(&body)?),
+            _ => return Err(self.poison(Violation::EntryKind)),
+        };
+        let head = Head { method: body.method, call, deadline: Deadline::from_nanos(body.deadline) };
+        // SAFETY: taken from the ring once, by this thread.
+        let request = unsafe { Request::new(head, Message::new(data, self.hold()), self.hold()) };
+        // A request that is dropped here answers for itself; events that were sent before the end are still received.
+        Ok(if call.is_some_and(|call| self.is_void(call, &body)) { None } else { Some(request) })
+    }
+
+    #[inline]
+    fn open_call(&self, body: &Body) -> Result<(u32, u32)> {
+        let (cell, generation) = (body.call as u32, (body.call >> 32) as u32);
+        // A busy cell named again would have two threads of ours write one reply.
+        match self.busy.get(cell as usize) {
+            Some(busy) if !busy.load(Ordering::Acquire) => busy.store(true, Ordering::Relaxed),
+            _ => return Err(self.poison(Violation::ReplyCell)),
+        }
+        Ok((cell, generation))
+    }
+
+    /// Whether a call that was just taken must not be executed: its caller may have been told that it was not.
+    ///
+    /// A caller that gives up says so, fences, and then looks whether its request was taken; so here, after the request was
+    /// taken, a fence and a look whether it was given up. Only a call with a deadline is reported in that way.
+    #[inline]
+    fn is_void(&self, (cell, generation): (u32, u32), body: &Body) -> bool {
+        if self.ended.load(Ordering::Relaxed) != 0 {
+            return true;
+        }
+        if body.deadline == 0 {
+            return false;
+        }
+        if !mutant("call: taken without fence") {
+            fence(Ordering::SeqCst);
+        }
+        self.theirs.call_words.at(cell).hint() == generation << HOW_BITS | words::GIVEN_UP
+    }
+
+    /// Serves requests with `handler` until the link ends; `Ok` if it was closed.
+    pub fn serve(&self, handler: &dyn Fn(Request<'_>)) -> Result<()> {
+        loop {
+            match self.recv(Deadline::NEVER) {
+                Ok(request) => guarded(handler, request),
+                Err(Error::Closed) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Serves a call nested in one that this thread waits for.
+    pub(super) fn serve_nested(&self, handler: &Handler, request: Request<'_>) {
+        if DEPTH.get() >= self.options.max_depth {
+            let _ = request.reject(reject::TOO_DEEP);
+            return;
+        }
+        DEPTH.set(DEPTH.get() + 1);
+        guarded(handler, request);
+        DEPTH.set(DEPTH.get() - 1);
+    }
+
+    pub(super) fn release_slot(&self, slot: SlotRef) {
+        let before = &self.theirs.classes[..usize::from(slot.class())];
+        // The reference was checked when it arrived.
+        let number = before.iter().map(|c| c.count).sum::<u32>() + slot.index();
+        self.ours.released.at(number).store(slot.generation(), Ordering::Release);
+    }
+}
+
+impl Bus for End {
+    fn release(&self, slot: SlotRef) {
+        if sync::forked() {
+            return;
+        }
+        self.release_slot(slot);
+        self.notify(false, true);
+    }
+
+    #[inline]
+    fn unloan(&self, slot: SlotId) {
+        if !sync::forked() && self.arena.give_back(slot) {
+            self.wake_loaners();
+        }
+    }
+
+    #[inline]
+    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Place> {
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        self.place(len, words::INLINE_REPLY, deadline)
+    }
+
+    #[inline]
+    fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()> {
+        let Some((index, generation)) = head.call else { return Ok(()) };
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
+        let mut body = words::ReplyBody::default();
+        let mut flags = if released.is_some() { reply::RELEASED } else { 0 };
+        match outcome {
+            // A loan is dropped here: its slot comes back at once.
+            _ if given_up => flags |= reply::DISCARDED,
+            Outcome::Reply(loan) if !loan.belongs_to(ptr::from_ref(self).cast()) => {
+                (flags, body.code) = (flags | reply::REJECTED, reject::NO_SLOT);
+            }
+            Outcome::Reply(loan) => {
+                flags |= reply::OK;
+                let (place, len) = loan.into_parts();
+                body.length = len as u64;
+                match place {
+                    Place::Inline(words) => body.inline = words,
+                    Place::Slot { slot, .. } => {
+                        flags |= reply::SLOT;
+                        body.inline[0] = self.arena.lend(slot).bits();
+                    }
+                }
+            }
+            Outcome::Rejected(code) => (flags, body.code) = (flags | reply::REJECTED, code),
+            Outcome::Panicked => flags |= reply::PANICKED,
+            Outcome::NoSuchMethod => (flags, body.code) = (flags | reply::NO_METHOD, head.method),
+        }
+        let cell = self.ours.cells.at(index);
+        // SAFETY: the busy bit makes this call the only one of ours that writes the cell, until it is cleared.
+        unsafe { cell.body.write(body) };
+        cell.flags.store(flags, Ordering::Relaxed);
+        // Before the word: as soon as that is out, the cell may be named again. Only a caller that does not wait for it can
+        // name it in between, and then no thread writes the body at the same time as another.
+        self.busy[index as usize].store(false, Ordering::Release);
+        let order = if mutant("call: reply without release") { Ordering::Relaxed } else { Ordering::Release };
+        cell.word.store(generation, order);
+        if BATCH_OF.get() != ptr::from_ref(self) {
+            self.notify_caller(index, generation, released.is_some());
+        } else if self.theirs.control.sleepers.0.hint() != 0 {
+            // Asleep already; whoever falls asleep at this moment is seen when the batch ends.
+            self.notify_caller(index, generation, released.is_some());
+        }
+        match self.ended.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => self.ended().map_or(Ok(()), |ended| Err(ended.refusal())),
+        }
+    }
+
+    fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data> {
+        self.finish_call(&self.nested(parent, method, payload, deadline)?)
+    }
+
+    fn finish(&self, ticket: &Ticket) -> Result<Data> {
+        self.finish_call(ticket)
+    }
+
+    fn is_finished(&self, ticket: &Ticket) -> bool {
+        self.arrived(ticket) || self.ended_now().is_some() || ticket.deadline.has_passed()
+    }
+
+    fn give_up(&self, ticket: &Ticket) {
+        if !sync::forked()
+            && self.give_up_call(ticket)
+            && let Ok(Data::Slot { slot, .. }) = self.take_reply(ticket)
+        {
+            self.release(slot);
+        }
+    }
+
+    fn to_owned(&self) -> Arc<dyn Bus> {
+        match self.me.upgrade() {
+            Some(end) => end,
+            None => unreachable!("a borrowed end is alive"),
+        }
+    }
+}
+
+/// Runs a handler; its panic ends the request, which answers for itself, and not the thread.
+fn guarded(handler: &dyn Fn(Request<'_>), request: Request<'_>) {
+    // The panic hook has reported it; a request is unwind-safe because dropping it answers the call.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request)));
+}
+
+/// Requests received together. See [`Link::recv_batch`](crate::Link::recv_batch).
+///
+/// Yields what was there, up to the number asked for, and never waits. While it lives, replies of this thread on this link
+/// share one fence: a caller that falls asleep at the very moment of a reply may be woken only when this is dropped, or by
+/// itself after 2 ms. What is not taken out stays to be received.
+pub struct Requests<'a> {
+    end: &'a End,
+    chunk: [MaybeUninit<Taken>; CHUNK],
+    at: usize,
+    len: usize,
+    /// How many may still be taken from the ring.
+    left: usize,
+    outer: *const End,
+    /// Bound to its thread, like the cell it restores.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl<'a> Requests<'a> {
+    fn new(end: &'a End, max: usize) -> Self {
+        let outer = BATCH_OF.replace(end);
+        let chunk = [const { MaybeUninit::uninit() }; CHUNK];
+        Self { end, chunk, at: 0, len: 0, left: max, outer, _not_send: PhantomData }
+    }
+
+    /// Takes the next chunk; returns whether anything was there.
+    #[inline]
+    fn fill(&mut self, spun: bool) -> bool {
+        let words = self.end.intake_words();
+        if self.left == 0 || sync::forked() || (!spun && !self.end.intake.ready(&words)) {
+            return false;
+        }
+        let max = self.left.min(CHUNK);
+        let (len, nudge) = self.end.intake.take_chunk(&words, &mut self.chunk[..max], spun);
+        self.end.nudge(nudge);
+        (self.at, self.len) = (0, len);
+        self.left -= len;
+        len > 0
+    }
+}
+
+impl<'a> Iterator for Requests<'a> {
+    type Item = Request<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Request<'a>> {
+        loop {
+            if self.at == self.len && !self.fill(false) {
+                return None;
+            }
+            // SAFETY: `fill` has written the first `len`, and each is read once.
+            let taken = unsafe { self.chunk[self.at].assume_init_read() };
+            self.at += 1;
+            // A violation has ended the link, which the next receive says.
+            if let Some(request) = self.end.open(taken).ok()? {
+                return Some(request);
+            }
+        }
+    }
+}
+
+impl Drop for Requests<'_> {
+    fn drop(&mut self) {
+        BATCH_OF.set(self.outer);
+        if sync::forked() {
+            return;
+        }
+        if self.at < self.len {
+            // SAFETY: written by `fill`, and not read yet.
+            let rest = self.chunk[self.at..self.len].iter().map(|taken| unsafe { taken.assume_init() });
+            self.end.nudge(self.end.intake.put_back(&self.end.intake_words(), rest));
+        }
+        if self.len > 0 {
+            self.end.notify_batch();
+        }
+    }
+}
+
+impl core::fmt::Debug for Requests<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Requests").field("ready", &(self.len - self.at)).field("left", &self.left).finish_non_exhaustive()
+    }
+}

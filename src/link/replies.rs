@@ -1,0 +1,185 @@
+//! The caller's side: waiting for replies, taking them, giving up.
+
+use super::end::{End, Stop};
+use super::sending::Tx;
+use super::waiting::ReplySpot;
+use super::words::{self, reply};
+use crate::call::{Data, Ticket, reject};
+use crate::error::{Error, Result, Violation};
+use crate::slots::SlotRef;
+use crate::sync::{self, Ordering, fence};
+use crate::wake::HOW_BITS;
+
+impl End {
+
+    #[inline(always)]
+    pub(super) fn arrived(&self, ticket: &Ticket) -> bool {
+        self.theirs.cells.at(ticket.cell).word.hint() == ticket.generation
+    }
+
+    /// Waits for a reply and takes it; gives the call up when the wait ends without.
+    #[inline]
+    pub(super) fn finish_call(&self, ticket: &Ticket) -> Result<Data> {
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        if !self.arrived(ticket) {
+            if self.calls.position(ticket).is_none() {
+                self.give_up_call(ticket);
+                return Err(Error::Unsupported { what: "waiting for a call that its batch has not sent; flush it first" });
+            }
+            self.wait_reply(ticket)?;
+        }
+        self.take_reply(ticket)
+    }
+
+    #[inline]
+    fn wait_reply(&self, ticket: &Ticket) -> Result<()> {
+        let handler = self.handler.get();
+        let words = self.intake_words();
+        let parent = handler.map(|_| ticket.cell);
+        loop {
+            let spot = ReplySpot { end: self, ticket, words, children: handler.is_some() };
+            let waited = self.wait(&spot, ticket.deadline, true, None, || {
+                if self.arrived(ticket) {
+                    return Some(None);
+                }
+                // Ours to serve: what the other side calls while it serves this call.
+                let parent = parent?;
+                if !self.intake.ready(&words) {
+                    return None;
+                }
+                let (child, nudge) = self.intake.take_child(&words, parent);
+                self.nudge(nudge);
+                child.map(Some)
+            });
+            match waited {
+                Ok((None, spun)) => {
+                    if spun {
+                        self.calls.spin_paid(ticket.cell);
+                    }
+                    return Ok(());
+                }
+                Ok((Some(child), _)) => {
+                    if let Some(handler) = handler {
+                        if let Some(request) = self.open(child)? {
+                            self.serve_nested(handler, request);
+                        }
+                    }
+                }
+                Err(stop) => return self.stop_waiting(ticket, stop),
+            }
+        }
+    }
+
+    #[cold]
+    fn stop_waiting(&self, ticket: &Ticket, stop: Stop) -> Result<()> {
+        if self.give_up_call(ticket) {
+            return Ok(()); // its reply has come after all
+        }
+        // Asked after giving up and its fence: whoever takes the request from now on sees that nobody waits for it.
+        let taken = self.taken(ticket);
+        Err(match stop {
+            Stop::Deadline => Error::Timeout { maybe_executed: taken },
+            Stop::Ended(ended) => ended.interruption(taken),
+        })
+    }
+
+    /// Whether the peer has taken the request of this call from the ring.
+    fn taken(&self, ticket: &Ticket) -> bool {
+        let pos = self.theirs.intake.pos.0.load();
+        // Positions are compared on their circle; a call is never half of it away.
+        self.calls.position(ticket).is_some_and(|position| pos.wrapping_sub(position.wrapping_add(1)) < 1 << 31)
+    }
+
+    /// Gives a call up: returns false if so, true if its reply has come after all and is to be taken.
+    pub(super) fn give_up_call(&self, ticket: &Ticket) -> bool {
+        let word = self.ours.call_words.at(ticket.cell);
+        word.store(ticket.generation << HOW_BITS | words::GIVEN_UP, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let mut tx = self.tx.lock();
+        if self.arrived(ticket) {
+            return true;
+        }
+        if super::calls::frees_at_once() {
+            self.calls.put(&mut tx.cells, ticket.cell);
+        } else {
+            self.calls.list_given_up(&mut tx.cells, *ticket);
+        }
+        false
+    }
+
+    /// Takes in replies to calls that were given up.
+    #[cold]
+    pub(super) fn sweep_given_up(&self, tx: &mut Tx) {
+        let mut at = 0;
+        let mut released = false;
+        while let Some(ticket) = tx.cells.given_up.get(at).copied() {
+            if !self.arrived(&ticket) {
+                at += 1;
+                continue;
+            }
+            self.calls.unlist_given_up(&mut tx.cells, at);
+            if let Ok(Data::Slot { slot, .. }) = self.read_reply(&ticket) {
+                self.release_slot(slot);
+                released = true;
+            }
+            self.calls.put(&mut tx.cells, ticket.cell);
+        }
+        if released {
+            self.notify(false, true);
+        }
+    }
+
+    /// Takes the reply that has arrived, and frees the cell.
+    #[inline]
+    pub(super) fn take_reply(&self, ticket: &Ticket) -> Result<Data> {
+        let result = self.read_reply(ticket);
+        if !self.calls.keep(ticket.cell) {
+            self.calls.put(&mut self.tx.lock().cells, ticket.cell);
+        }
+        result
+    }
+
+    /// Reads a reply, once, and checks the copy.
+    #[inline]
+    fn read_reply(&self, ticket: &Ticket) -> Result<Data> {
+        let cell = self.theirs.cells.at(ticket.cell);
+        cell.word.load(); // acquires what the replier wrote
+        let flags = cell.flags.hint();
+        let body = cell.body.read();
+        if let Some(slot) = ticket.slot {
+            if flags & reply::RELEASED != 0 {
+                if self.arena.give_back(slot) {
+                    self.wake_loaners();
+                }
+            } else {
+                self.arena.detach(slot);
+            }
+        }
+        match flags & reply::STATUS {
+            reply::OK if flags & reply::SLOT != 0 => self.slot_data(SlotRef::from_bits(body.inline[0]), body.length),
+            reply::OK if body.length as usize <= words::INLINE_REPLY => {
+                Ok(Data::Inline { words: body.inline, len: body.length as u8 })
+            }
+            reply::OK => Err(self.poison(Violation::InlineLength)),
+            reply::REJECTED => Err(Error::Rejected { code: body.code, maybe_executed: body.code != reject::TOO_DEEP }),
+            reply::PANICKED => Err(Error::HandlerPanicked),
+            reply::NO_METHOD => Err(Error::NoSuchMethod { method: body.code }),
+            reply::DISCARDED => Err(Error::Cancelled),
+            _ => Err(self.poison(Violation::ReplyStatus)),
+        }
+    }
+
+    /// A payload in a slot of the peer, if the reference holds.
+    #[inline]
+    pub(super) fn slot_data(&self, slot: SlotRef, len: u64) -> Result<Data> {
+        let class = self.theirs.classes.get(usize::from(slot.class()));
+        match class {
+            Some(class) if slot.segment() == 0 && slot.index() < class.count && len <= class.size.into() => {
+                Ok(Data::Slot { base: class.at(slot.index()), len: len as usize, slot, trusted: self.options.trusted })
+            }
+            _ => Err(self.poison(Violation::SlotReference)),
+        }
+    }
+}

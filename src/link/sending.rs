@@ -1,0 +1,450 @@
+//! Sending: finding a place for the payload, room in the ring and, for a call, a reply cell; then publishing.
+//!
+//! A request is *prepared* (its payload has a place), gets its *room*, is *committed* (the slot leaves with it) and
+//! *published*. A single send does all that under one lock; a [`Batch`] reserves room for many and publishes them together,
+//! because every lock taken after a publication waits for its cache line to arrive.
+
+use super::calls::FreeCells;
+use super::end::{End, Stop};
+use super::waiting::{ArenaSpot, SpaceSpot};
+use super::words::{self, Body, entry};
+use crate::call::{Loan, Message, Payload, Pending, Place, Ticket};
+use crate::error::{Error, Result};
+use crate::ring::spsc::Producer;
+use crate::slots::arena::SlotId;
+use crate::sync::{self, MutexGuard, Ordering};
+use crate::wake::{Deadline, Marks};
+use core::time::Duration;
+
+/// What the senders of one end share, under a lock.
+#[derive(Debug)]
+pub struct Tx {
+    pub(super) ring: Producer<Body>,
+    /// Entries promised to batches.
+    reserved: u32,
+    pub(super) cells: FreeCells,
+    /// Threads that wait for room.
+    pub(super) space: Marks,
+    pub(super) sent: u64,
+    pub(super) sent_bytes: u64,
+}
+
+impl Tx {
+    pub(super) fn new(ring: Producer<Body>, cells: FreeCells) -> Self {
+        Self { ring, reserved: 0, cells, space: Marks::default(), sent: 0, sent_bytes: 0 }
+    }
+
+    #[inline]
+    fn publish(&mut self, end: &End, tag: u32, body: &Body, bytes: u64) {
+        if tag as u8 == entry::CALL {
+            end.calls.sent(body.call, self.ring.next());
+        }
+        self.ring.publish(tag, *body);
+        self.sent += 1;
+        self.sent_bytes += bytes;
+    }
+}
+
+/// A request whose payload has its place.
+struct Prepared<'a> {
+    body: Body,
+    /// Keeps the slot until the request is committed.
+    loan: Option<Loan<'a>>,
+    len: u64,
+}
+
+/// What a request needs besides its payload.
+#[derive(Clone, Copy)]
+struct Needs {
+    kind: u8,
+    /// The call it is nested in; such a request may use the reserve.
+    parent: Option<u32>,
+}
+
+impl Needs {
+    const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
+    const CALL: Needs = Needs { kind: entry::CALL, parent: None };
+}
+
+/// A reply cell and the generation of its call.
+type CellOf = (u32, u32);
+
+impl End {
+    /// Loans memory for a request. Waits if there is a deadline to wait to.
+    #[inline]
+    pub fn loan(&self, len: usize, deadline: Option<Deadline>) -> Result<Loan<'_>> {
+        if sync::forked() {
+            return Err(Error::Forked);
+        }
+        let place = self.place(len, words::INLINE_REQUEST, deadline)?;
+        // SAFETY: loaned just now, of this end, for `len` bytes.
+        Ok(unsafe { Loan::new(place, len, self.hold()) })
+    }
+
+    /// Finds a place for `len` bytes, of which up to `inline` travel without a slot.
+    #[inline]
+    pub(super) fn place(&self, len: usize, inline: usize, deadline: Option<Deadline>) -> Result<Place> {
+        if len <= inline {
+            return Ok(Place::Inline([0; 5]));
+        }
+        let class = self.arena.class_for(len).map_err(|max| Error::TooLarge { len, max })?;
+        let slot = match self.arena.loan(class) {
+            Some(slot) => slot,
+            None => self.wait_loan(class, deadline)?,
+        };
+        let base = self.ours.classes[usize::from(class)].at(self.arena.index(slot));
+        Ok(Place::Slot { base, slot })
+    }
+
+    #[cold]
+    fn wait_loan(&self, class: u8, deadline: Option<Deadline>) -> Result<SlotId> {
+        self.full.fetch_add(1, Ordering::Relaxed);
+        // A reply that came too late may hold what we look for on the other side.
+        self.sweep_given_up(&mut self.tx.lock());
+        let deadline = deadline.ok_or(Error::Full)?;
+        let spot = ArenaSpot(self);
+        // A slot that another thread keeps warm in its place rings nobody.
+        let recheck = Some(Duration::from_millis(10));
+        match self.wait(&spot, deadline, true, recheck, || self.arena.loan(class)) {
+            Ok((slot, _)) => Ok(slot),
+            Err(stop) => Err(stop.refusal()),
+        }
+    }
+
+    #[inline]
+    fn prepare<'a>(
+        &'a self,
+        method: u32,
+        payload: Payload<'a>,
+        deadline: Deadline,
+        wait: bool,
+        nested: bool,
+    ) -> Result<Prepared<'a>> {
+        self.usable(nested)?;
+        let mut body = Body { method, deadline: deadline.as_nanos(), ..Body::default() };
+        let len = payload.len();
+        if len <= words::INLINE_REQUEST {
+            // A loan this short is no slot, or one that is not worth its cache line.
+            bytemuck::bytes_of_mut(&mut body.inline)[..len].copy_from_slice(payload.as_ref());
+            body.length = len as u32;
+            return Ok(Prepared { body, loan: None, len: len as u64 });
+        }
+        let loan = match payload {
+            Payload::Bytes(bytes) => {
+                let mut loan = self.loan(len, wait.then_some(deadline))?;
+                loan.copy_from_slice(bytes);
+                loan
+            }
+            Payload::Loan(loan) if !loan.belongs_to(core::ptr::from_ref(self).cast()) => {
+                return Err(Error::Unsupported { what: "a loan of another link" });
+            }
+            Payload::Loan(loan) => loan,
+        };
+        Ok(Prepared { body, loan: Some(loan), len: len as u64 })
+    }
+
+    /// Completes an entry whose room is there. From here on its slot belongs to the message.
+    #[inline]
+    fn commit(&self, prepared: Prepared<'_>, needs: Needs, cell: Option<CellOf>) -> (u32, Body, Option<Ticket>) {
+        let Prepared { mut body, loan, len } = prepared;
+        let mut tag = u32::from(needs.kind) | needs.parent.map_or(0, |cell| (cell + 1) << 16);
+        let mut slot = None;
+        if let Some((Place::Slot { slot: id, .. }, _)) = loan.map(Loan::into_parts) {
+            let reference = if needs.kind == entry::CALL { self.arena.ride(id) } else { self.arena.lend(id) };
+            tag |= u32::from(entry::SLOT) << 8;
+            body.inline[..2].copy_from_slice(&[reference.bits(), len]);
+            slot = Some(id);
+        }
+        let ticket = cell.map(|(cell, generation)| {
+            body.call = u64::from(generation) << 32 | u64::from(cell);
+            Ticket { cell, generation, slot, deadline: Deadline::from_nanos(body.deadline) }
+        });
+        (tag, body, ticket)
+    }
+
+    /// Whether the ring has room and, for a call, a cell is free, which is then taken.
+    #[inline]
+    fn room(&self, tx: &mut Tx, needs: Needs, cell: &mut Option<CellOf>) -> Result<bool> {
+        if !tx.cells.given_up.is_empty() {
+            self.sweep_given_up(tx);
+        }
+        // An eighth is kept for calls made while serving one.
+        let nested = needs.parent.is_some();
+        let keep = if nested { 0 } else { self.ours.entries.count() / 8 };
+        if tx.ring.room(keep + tx.reserved + 1).map_err(|lied| self.poison(lied.into()))? <= keep + tx.reserved {
+            return Ok(false);
+        }
+        if needs.kind == entry::CALL {
+            let keep = if nested { 0 } else { self.theirs.cells.count() / 8 };
+            *cell = self.calls.take(&mut tx.cells, keep);
+            return Ok(cell.is_some());
+        }
+        Ok(true)
+    }
+
+    /// Gets room for a request: at once, or waiting for it.
+    #[inline]
+    fn lock_with_room(
+        &self,
+        needs: Needs,
+        deadline: Deadline,
+        wait: bool,
+        cell: &mut Option<CellOf>,
+    ) -> Result<MutexGuard<'_, Tx>> {
+        let mut tx = self.tx.lock();
+        if self.room(&mut tx, needs, cell)? {
+            return Ok(tx);
+        }
+        drop(tx);
+        self.full.fetch_add(1, Ordering::Relaxed);
+        if wait { self.wait_room(needs, deadline, cell) } else { Err(Error::Full) }
+    }
+
+    #[cold]
+    fn wait_room(&self, needs: Needs, deadline: Deadline, cell: &mut Option<CellOf>) -> Result<MutexGuard<'_, Tx>> {
+        loop {
+            let freed = self.calls.freed();
+            let mut tx = self.tx.lock();
+            if self.room(&mut tx, needs, cell)? {
+                return Ok(tx);
+            }
+            let keep = self.ours.entries.count() / 8 + tx.reserved;
+            let no_cell = tx.ring.room(keep + 1).map_err(|lied| self.poison(lied.into()))? > keep;
+            let seen = self.theirs.intake.pos.0.hint();
+            drop(tx);
+            if no_cell {
+                self.calls.wait_freed(freed, deadline);
+                self.stopped(deadline).map_err(Stop::refusal)?;
+            } else {
+                // Any step of the peer's position; the room is looked for again under the lock.
+                let look = || (self.theirs.intake.pos.0.hint() != seen).then_some(());
+                self.wait(&SpaceSpot(self), deadline, true, None, look).map_err(Stop::refusal)?;
+            }
+        }
+    }
+
+    /// Sends one request.
+    #[inline]
+    fn send(
+        &self,
+        needs: Needs,
+        method: u32,
+        payload: Payload<'_>,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Option<Ticket>> {
+        let prepared = self.prepare(method, payload, deadline, wait, needs.parent.is_some())?;
+        let (len, mut cell) = (prepared.len, None);
+        let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
+        let (tag, body, ticket) = self.commit(prepared, needs, cell);
+        tx.publish(self, tag, &body, len);
+        drop(tx);
+        self.notify(true, false);
+        Ok(ticket)
+    }
+
+    /// Sends an event.
+    #[inline]
+    pub fn event(&self, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<()> {
+        self.send(Needs::EVENT, method, payload, deadline, wait).map(drop)
+    }
+
+    /// Sends a call.
+    #[inline]
+    pub fn submit(&self, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Pending<'_>> {
+        let ticket = self.send(Needs::CALL, method, payload, deadline, wait)?;
+        Ok(Pending::new(of_call(ticket), self.hold()))
+    }
+
+    /// Sends a call and waits for its reply.
+    #[inline]
+    pub fn call(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
+        let ticket = self.send(Needs::CALL, method, payload, deadline, true)?;
+        let data = self.finish_call(&of_call(ticket))?;
+        // SAFETY: received here just now.
+        Ok(unsafe { Message::new(data, self.hold()) })
+    }
+
+    /// Sends a call nested in another, without waiting for room.
+    pub(super) fn nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
+        let needs = Needs { kind: entry::CALL, parent: Some(parent) };
+        self.send(needs, method, payload, deadline, false).map(of_call)
+    }
+}
+
+fn of_call(ticket: Option<Ticket>) -> Ticket {
+    match ticket {
+        Some(ticket) => ticket,
+        None => unreachable!("a call has a cell"),
+    }
+}
+
+/// How many requests a batch gathers before it publishes them.
+const GATHER: usize = 32;
+
+/// Sends many requests with one lock and one wake-up. See [`Link::batch`](crate::Link::batch).
+///
+/// Requests are gathered and leave together: when 32 are, at [`flush`](Self::flush), when one has to wait for room, or when
+/// the batch is dropped. A call can be waited for once it has left.
+///
+/// ```
+/// # use busway::{Config, Deadline, Link};
+/// # let (host, plugin) = Link::pair(&Config::default())?;
+/// let mut batch = host.batch();
+/// for n in 0..10u64 {
+///     batch.send(1, &n.to_le_bytes(), Deadline::NEVER)?;
+/// }
+/// drop(batch);
+/// assert_eq!(plugin.recv_batch(64, Deadline::NEVER)?.count(), 10);
+/// # Ok::<(), busway::Error>(())
+/// ```
+pub struct Batch<'a> {
+    end: &'a End,
+    gathered: [(u32, Body); GATHER],
+    len: usize,
+    bytes: u64,
+    /// Entries of the ring that are kept for this batch, `len` of them for what is gathered.
+    reserved: u32,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn new(end: &'a End) -> Self {
+        Self { end, gathered: [Default::default(); GATHER], len: 0, bytes: 0, reserved: 0 }
+    }
+
+    /// As [`Link::send`](crate::Link::send).
+    ///
+    /// # Errors
+    /// As [`Link::send`](crate::Link::send).
+    #[inline]
+    pub fn send<'p>(&mut self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
+        self.push(Needs::EVENT, method, payload.into(), deadline.into(), true).map(drop)
+    }
+
+    /// As [`Link::try_send`](crate::Link::try_send).
+    ///
+    /// # Errors
+    /// As [`Link::try_send`](crate::Link::try_send).
+    #[inline]
+    pub fn try_send<'p>(&mut self, method: u32, payload: impl Into<Payload<'p>>) -> Result<()> {
+        self.push(Needs::EVENT, method, payload.into(), Deadline::NEVER, false).map(drop)
+    }
+
+    /// As [`Link::submit`](crate::Link::submit). Waiting for the call before it has left is [`Error::Unsupported`].
+    ///
+    /// # Errors
+    /// As [`Link::submit`](crate::Link::submit).
+    #[inline]
+    pub fn submit<'p>(
+        &mut self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'a>> {
+        let ticket = self.push(Needs::CALL, method, payload.into(), deadline.into(), true)?;
+        Ok(Pending::new(of_call(ticket), self.end.hold()))
+    }
+
+    /// As [`Link::try_submit`](crate::Link::try_submit). Waiting for the call before it has left is [`Error::Unsupported`].
+    ///
+    /// # Errors
+    /// As [`Link::try_submit`](crate::Link::try_submit).
+    #[inline]
+    pub fn try_submit<'p>(
+        &mut self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'a>> {
+        let ticket = self.push(Needs::CALL, method, payload.into(), deadline.into(), false)?;
+        Ok(Pending::new(of_call(ticket), self.end.hold()))
+    }
+
+    /// Publishes what was gathered and wakes the other side if it sleeps. Does not wait: the room is there.
+    pub fn flush(&mut self) {
+        if self.reserved == 0 || sync::forked() {
+            return;
+        }
+        let mut tx = self.end.tx.lock();
+        for (tag, body) in &self.gathered[..self.len] {
+            tx.publish(self.end, *tag, body, 0);
+        }
+        tx.sent_bytes += self.bytes;
+        tx.reserved -= self.reserved;
+        drop(tx);
+        if self.len > 0 {
+            self.end.notify(true, false);
+        }
+        (self.len, self.bytes, self.reserved) = (0, 0, 0);
+    }
+
+    #[inline]
+    fn push(
+        &mut self,
+        needs: Needs,
+        method: u32,
+        payload: Payload<'_>,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Option<Ticket>> {
+        let end = self.end;
+        let prepared = match payload {
+            Payload::Bytes(bytes) => match end.prepare(method, Payload::Bytes(bytes), deadline, false, false) {
+                Err(Error::Full) => {
+                    // What is gathered may be what the other side has to see before it gives slots back.
+                    self.flush();
+                    end.prepare(method, Payload::Bytes(bytes), deadline, wait, false)?
+                }
+                other => other?,
+            },
+            loan => end.prepare(method, loan, deadline, wait, false)?,
+        };
+        let mut cell = None;
+        if needs.kind == entry::CALL || self.reserved as usize == self.len {
+            self.reserve(needs, deadline, wait, &mut cell)?;
+        }
+        self.bytes += prepared.len;
+        let (tag, body, ticket) = end.commit(prepared, needs, cell);
+        self.gathered[self.len] = (tag, body);
+        self.len += 1;
+        if self.len == GATHER {
+            self.flush();
+        }
+        Ok(ticket)
+    }
+
+    /// Makes sure of an entry for one more request and, for a call, takes a cell.
+    #[inline]
+    fn reserve(&mut self, needs: Needs, deadline: Deadline, wait: bool, cell: &mut Option<CellOf>) -> Result<()> {
+        let end = self.end;
+        let mut tx = match end.lock_with_room(needs, deadline, false, cell) {
+            Err(Error::Full) => {
+                self.flush();
+                end.lock_with_room(needs, deadline, wait, cell)?
+            }
+            other => other?,
+        };
+        if self.reserved as usize == self.len {
+            // As much as there is, so that the next ones need no lock; at least the one that was just found.
+            let taken = end.ours.entries.count() / 8 + tx.reserved;
+            let want = (GATHER - self.len) as u32;
+            let free = tx.ring.room(taken + want).map_or(1, |room| room.saturating_sub(taken));
+            let more = free.clamp(1, want);
+            tx.reserved += more;
+            self.reserved += more;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+impl core::fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Batch").field("gathered", &self.len).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,181 @@
+//! Waiting, and the four things one can wait for.
+
+use super::end::{End, Stop};
+use super::intake::IntakeWords;
+use crate::call::Ticket;
+use crate::sync::{self, FutexWord, Ordering};
+use crate::wake::{Deadline, HOW_BITS, How, Spot, starts_with_futex};
+use core::cell::Cell;
+use core::time::Duration;
+
+/// With `Idle::Spin`, after this many turns the descriptors are looked at: about every 100 ms.
+const ALARM_TURNS: u32 = 1 << 22;
+
+impl End {
+
+    /// Waits until `look` finds something: spins, then sleeps under the mark of `spot`. Returns what it found and whether a
+    /// spin found it. `recheck` bounds each sleep, for what rings nobody.
+    pub(super) fn wait<R>(
+        &self,
+        spot: &impl Spot,
+        deadline: Deadline,
+        spin: bool,
+        recheck: Option<Duration>,
+        mut look: impl FnMut() -> Option<R>,
+    ) -> Result<(R, bool), Stop> {
+        let (turns, yields) =
+            if spin { self.spin.begin(&self.ours.control.cpu.0, &self.theirs.control.cpu.0) } else { (0, 0) };
+        let mut turn = 0;
+        while turn < turns {
+            if let Some(found) = look() {
+                self.spin.paid();
+                return Ok((found, true));
+            }
+            sync::spin_loop();
+            turn += 1;
+            // The first 2 us or so cost no look at anything else.
+            if turn.is_multiple_of(128) {
+                if let Some(ended) = self.ended_now() {
+                    return look().map(|found| (found, true)).ok_or(Stop::Ended(ended));
+                }
+                if deadline.has_passed() {
+                    return Err(Stop::Deadline);
+                }
+                if turns == u32::MAX && turn >= ALARM_TURNS {
+                    turn = 0;
+                    if self.doorbell.as_ref().is_some_and(|d| d.wait(Some(1))) {
+                        self.alarm();
+                    }
+                }
+            }
+        }
+        if turns > 0 {
+            self.spin.missed();
+            self.spins_missed.fetch_add(1, Ordering::Relaxed);
+        }
+        for _ in 0..yields {
+            if let Some(found) = look() {
+                return Ok((found, false));
+            }
+            sync::yield_now();
+        }
+        let mut by_futex = starts_with_futex(&self.spin);
+        loop {
+            if let Some(found) = look() {
+                return Ok((found, false));
+            }
+            if let Some(ended) = self.ended_now() {
+                // What was published before the end still counts.
+                return look().map(|found| (found, false)).ok_or(Stop::Ended(ended));
+            }
+            if deadline.has_passed() {
+                return Err(Stop::Deadline);
+            }
+            self.parks.fetch_add(1, Ordering::Relaxed);
+            let until = recheck.map_or(deadline, |limit| deadline.sooner(limit));
+            let gate = &self.ours.control.sleepers.0;
+            // Whoever ends the link wakes what it finds marked, so look for the end too after marking.
+            let mut look_twice = || look().map(Some).or_else(|| self.ended_now().map(|_| None));
+            let found = match &self.doorbell {
+                Some(doorbell) if !by_futex => {
+                    self.sleep.by_descriptor(gate, spot, until, &mut look_twice, doorbell, || self.alarm())
+                }
+                _ => {
+                    let (found, long) = self.sleep.by_futex(gate, spot, until, &mut look_twice);
+                    by_futex = !long;
+                    found
+                }
+            };
+            if let Some(Some(found)) = found {
+                return Ok((found, false));
+            }
+        }
+    }
+}
+
+/// Receivers wait for entries.
+pub(super) struct IntakeSpot<'a> {
+    pub(super) end: &'a End,
+    pub(super) words: IntakeWords<'a>,
+    /// This thread is the one that spins; it no longer is once it sleeps.
+    pub(super) spinning: Cell<bool>,
+}
+
+impl Spot for IntakeSpot<'_> {
+    fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
+        sleep(&[FutexWord::shared(self.words.bell.futex(), self.words.bell.load())])
+    }
+    fn park(&self, how: How) {
+        self.end.intake.park(&self.words, how, true, self.spinning.replace(false));
+    }
+    fn unpark(&self, how: How) {
+        self.end.intake.unpark(&self.words, how, true);
+    }
+}
+
+/// A caller waits for its reply and, if it serves them, for calls nested in its own.
+pub(super) struct ReplySpot<'a> {
+    pub(super) end: &'a End,
+    pub(super) ticket: &'a Ticket,
+    pub(super) words: IntakeWords<'a>,
+    pub(super) children: bool,
+}
+
+impl Spot for ReplySpot<'_> {
+    fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
+        let word = &self.end.theirs.cells.at(self.ticket.cell).word;
+        let reply = FutexWord::shared(word.futex(), word.hint());
+        if self.children {
+            sleep(&[reply, FutexWord::shared(self.words.bell.futex(), self.words.bell.load())])
+        } else {
+            sleep(&[reply])
+        }
+    }
+    fn park(&self, how: How) {
+        let word = self.end.ours.call_words.at(self.ticket.cell);
+        word.store(self.ticket.generation << HOW_BITS | how as u32, Ordering::Relaxed);
+        if self.children {
+            self.end.intake.park(&self.words, how, false, false);
+        }
+    }
+    fn unpark(&self, how: How) {
+        self.end.ours.call_words.at(self.ticket.cell).store(self.ticket.generation << HOW_BITS, Ordering::Relaxed);
+        if self.children {
+            self.end.intake.unpark(&self.words, how, false);
+            // The bell may have rung for a receiver.
+            self.end.nudge(self.end.intake.pass_on(&self.words));
+        }
+    }
+}
+
+/// Senders wait for room in the ring.
+pub(super) struct SpaceSpot<'a>(pub(super) &'a End);
+
+impl Spot for SpaceSpot<'_> {
+    fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
+        let pos = &self.0.theirs.intake.pos.0;
+        sleep(&[FutexWord::shared(pos.futex(), pos.load())])
+    }
+    fn park(&self, how: How) {
+        self.0.tx.lock().space.enter(&self.0.ours.lane.space_wait.0, how);
+    }
+    fn unpark(&self, how: How) {
+        self.0.tx.lock().space.leave(&self.0.ours.lane.space_wait.0, how);
+    }
+}
+
+/// Loaners wait for a slot.
+pub(super) struct ArenaSpot<'a>(pub(super) &'a End);
+
+impl Spot for ArenaSpot<'_> {
+    fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
+        let bell = &self.0.theirs.control.released_bell.0;
+        sleep(&[FutexWord::shared(bell.futex(), bell.load())])
+    }
+    fn park(&self, how: How) {
+        self.0.arena.stock().marks.enter(&self.0.ours.control.arena_wait.0, how);
+    }
+    fn unpark(&self, how: How) {
+        self.0.arena.stock().marks.leave(&self.0.ours.control.arena_wait.0, how);
+    }
+}
