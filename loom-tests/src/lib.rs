@@ -1,4 +1,4 @@
-//! What the loom models of `busway` share: running a model, and demanding that a mutant of it fails.
+//! What the loom models of `busway` share: running a model, demanding that a mutant of it fails, and a small link.
 //!
 //! Each file of `tests/` models one protocol with the code that ships, and says what it leaves out. Beside a model that must
 //! hold stand its mutants: the same model, with one ordering weakened or one step left out of the code
@@ -9,6 +9,10 @@
 //! natively the sleeper would look again after two milliseconds.
 
 #[cfg(busway_loom)]
+mod link;
+#[cfg(busway_loom)]
 mod model;
+#[cfg(busway_loom)]
+pub use link::{Ends, Payload, ends, on_thread};
 #[cfg(busway_loom)]
 pub use model::{Failure, Model};

@@ -38,6 +38,8 @@ pub trait Bus: Send + Sync {
 pub enum Outcome<'a> {
     /// With this payload.
     Reply(Loan<'a>),
+    /// With these bytes, at most [`INLINE_REPLY`](super::INLINE_REPLY), which travel without a slot.
+    Inline(&'a [u8]),
     /// Refused with a code.
     Rejected(u32),
     /// The handler panicked.

@@ -33,6 +33,7 @@ unsafe impl Sync for Loan<'_> {}
 impl<'a> Loan<'a> {
     /// # Safety
     /// A slot place is loaned from `hold`, writable, and at least `len` bytes long; an inline one has `len` at most 40.
+    #[inline(always)]
     pub(crate) unsafe fn new(place: Place, len: usize, hold: Hold<'a>) -> Self {
         Self { place, len, hold }
     }
@@ -59,6 +60,7 @@ impl<'a> Loan<'a> {
     }
 
     /// Takes the slot out: the caller now answers for it.
+    #[inline(always)]
     pub(crate) fn into_parts(mut self) -> (Place, usize) {
         // What is left behind is inline, so dropping it gives nothing back.
         (core::mem::replace(&mut self.place, Place::Inline([0; 5])), self.len)

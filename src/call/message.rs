@@ -30,9 +30,20 @@ unsafe impl Sync for Message<'_> {}
 impl<'a> Message<'a> {
     /// # Safety
     /// A slot of `data` was received over `hold`, is valid for its length, and is released by this message alone.
-    #[inline]
+    #[inline(always)]
     pub(crate) unsafe fn new(data: Data, hold: Hold<'a>) -> Self {
         Self { data, hold }
+    }
+
+    /// What the message was received over.
+    #[inline]
+    pub(crate) fn hold(&self) -> &Hold<'a> {
+        &self.hold
+    }
+
+    /// Takes the payload out; what is left behind is empty.
+    pub(crate) fn take(&mut self) -> Message<'a> {
+        Message { data: self.take_data(), hold: self.hold.clone() }
     }
 
     /// Length in bytes.
@@ -95,19 +106,21 @@ impl<'a> Message<'a> {
 
     /// Independent of what it was borrowed from.
     pub fn into_owned(mut self) -> Message<'static> {
-        let data = self.take();
+        let data = self.take_data();
         Message { data, hold: self.hold.clone().into_owned() }
     }
 
     /// The slot that dropping this message would release, if any; afterwards it will not.
+    #[inline]
     pub(crate) fn take_slot(&mut self) -> Option<SlotRef> {
-        match self.take() {
+        match self.take_data() {
             Data::Slot { slot, .. } => Some(slot),
             Data::Inline { .. } => None,
         }
     }
 
-    fn take(&mut self) -> Data {
+    #[inline]
+    fn take_data(&mut self) -> Data {
         core::mem::replace(&mut self.data, Data::Inline { words: [0; 5], len: 0 })
     }
 }

@@ -3,6 +3,9 @@
 //! They know their bus only as [`Bus`], the operations that giving something back takes; a link implements it, and so will
 //! a pool. By default they borrow it, which costs nothing; `into_owned` makes them independent of where they came from.
 
+/// Bytes of a reply that travel without a slot.
+pub const INLINE_REPLY: usize = 40;
+
 mod bus;
 mod bytes;
 mod loan;

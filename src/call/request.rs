@@ -1,6 +1,6 @@
 //! A call or an event that arrived.
 
-use super::{Data, Hold, Loan, Message, Outcome, Payload};
+use super::{INLINE_REPLY, Loan, Message, Outcome, Payload};
 use crate::error::{Error, Result};
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -23,9 +23,7 @@ pub mod reject {
 pub struct Request<'a> {
     head: Head,
     answered: bool,
-    /// Before `hold`: its slot goes back first.
     message: Message<'a>,
-    hold: Hold<'a>,
 }
 
 /// The fixed part of a request.
@@ -40,9 +38,9 @@ pub struct Head {
 impl<'a> Request<'a> {
     /// # Safety
     /// As [`Message::new`].
-    #[inline]
-    pub(crate) unsafe fn new(head: Head, message: Message<'a>, hold: Hold<'a>) -> Self {
-        Self { head, answered: head.call.is_none(), message, hold }
+    #[inline(always)]
+    pub(crate) unsafe fn new(head: Head, message: Message<'a>) -> Self {
+        Self { head, answered: head.call.is_none(), message }
     }
 
     /// The method number.
@@ -72,11 +70,12 @@ impl<'a> Request<'a> {
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Timeout`] or, if the caller set no deadline, [`Error::Full`] at once, because a handler
     /// that waits for ever for its caller's slots might wait for itself; the link's end.
+    #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'a>> {
         let deadline = Some(self.head.deadline).filter(|d| *d != Deadline::NEVER);
-        let place = self.hold.loan_reply(len, deadline)?;
+        let place = self.message.hold().loan_reply(len, deadline)?;
         // SAFETY: loaned just now, of this bus, for `len` bytes.
-        Ok(unsafe { Loan::new(place, len, self.hold.clone()) })
+        Ok(unsafe { Loan::new(place, len, self.message.hold().clone()) })
     }
 
     /// Answers with a payload: bytes, copied once, or a loan.
@@ -85,11 +84,13 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// As [`loan`](Self::loan); the caller then gets [`reject::NO_SLOT`].
+    #[inline]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
-        if self.answered {
-            return Ok(());
+        let payload = payload.into();
+        if payload.len() <= INLINE_REPLY {
+            return self.answer(Outcome::Inline(payload.as_ref()));
         }
-        let loan = match payload.into() {
+        let loan = match payload {
             Payload::Loan(loan) => Ok(loan),
             Payload::Bytes(bytes) => self.loan(bytes.len()).map(|mut loan| {
                 loan.copy_from_slice(bytes);
@@ -109,6 +110,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// As [`reply`](Self::reply).
+    #[inline]
     pub fn reply_as<T: NoUninit>(self, value: &T) -> Result<()> {
         self.reply(bytemuck::bytes_of(value))
     }
@@ -146,9 +148,9 @@ impl<'a> Request<'a> {
         let Some((parent, _)) = self.head.call else {
             return Err(Error::Unsupported { what: "a nested call from an event; use Link::call" });
         };
-        let data = self.hold.call_nested(parent, method, payload.into(), deadline.into())?;
+        let data = self.message.hold().call_nested(parent, method, payload.into(), deadline.into())?;
         // SAFETY: received over this bus, and nobody else has it.
-        Ok(unsafe { Message::new(data, self.hold.clone()) })
+        Ok(unsafe { Message::new(data, self.message.hold().clone()) })
     }
 
     /// A nested call with typed payloads.
@@ -167,19 +169,17 @@ impl<'a> Request<'a> {
     /// Independent of what it was borrowed from: it can move to another thread and outlive the link.
     pub fn into_owned(mut self) -> Request<'static> {
         let answered = core::mem::replace(&mut self.answered, true);
-        let empty = Data::Inline { words: [0; 5], len: 0 };
-        // SAFETY: no slot.
-        let message = core::mem::replace(&mut self.message, unsafe { Message::new(empty, self.hold.clone()) });
-        Request { head: self.head, answered, message: message.into_owned(), hold: self.hold.clone().into_owned() }
+        Request { head: self.head, answered, message: self.message.take().into_owned() }
     }
 
+    #[inline]
     fn answer(&mut self, outcome: Outcome<'_>) -> Result<()> {
         if core::mem::replace(&mut self.answered, true) {
             return Ok(());
         }
         // The slot of the request goes back with the answer, which costs the caller no further cache line.
         let released = self.message.take_slot();
-        self.hold.answer(self.head, outcome, released)
+        self.message.hold().answer(self.head, outcome, released)
     }
 }
 

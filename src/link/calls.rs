@@ -37,6 +37,8 @@ pub struct Calls {
     /// A cell kept warm for each thread, plus one. Only the thread fills its place; it is emptied under the lock of
     /// [`FreeCells`].
     places: Box<[CachePadded<AtomicU32>]>,
+    /// Cells that found their thread's place taken, a bit each; collected under the lock.
+    strays: Box<[AtomicU64]>,
     /// Threads that wait for a cell, and the word they sleep on.
     waiting: AtomicU32,
     freed: AtomicU32,
@@ -59,6 +61,7 @@ impl Calls {
         let calls = Self {
             cells: (0..count).map(cell).collect(),
             places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
+            strays: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             waiting: AtomicU32::new(0),
             freed: AtomicU32::new(0),
             given_up: AtomicU32::new(0),
@@ -88,35 +91,58 @@ impl Calls {
 
     fn take_cold(&self, cells: &mut FreeCells, reserve: u32) -> Option<u32> {
         if cells.free.len() <= reserve as usize {
-            for place in &self.places {
-                // Under the lock nobody else empties a place, and its thread fills only an empty one.
-                if let Some(cell) = place.load(Ordering::Acquire).checked_sub(1) {
-                    place.store(0, Ordering::Relaxed);
-                    cells.free.push(cell);
-                }
-            }
+            self.collect(cells);
         }
         if cells.free.len() > reserve as usize { cells.free.pop() } else { None }
     }
 
-    /// Keeps a cell whose reply was read in the place of this thread; if that is taken, it goes to [`put`](Self::put).
-    #[inline]
-    pub fn keep(&self, cell: u32) -> bool {
-        let Some(place) = thread_number().map(|n| &self.places[n]) else { return false };
-        if self.waiting.load(Ordering::Relaxed) > 0 || place.load(Ordering::Relaxed) != 0 {
-            return false;
+    /// Collects the cells that were freed without the lock.
+    #[cold]
+    fn collect(&self, cells: &mut FreeCells) {
+        for (word, strays) in (0..).zip(&self.strays) {
+            // Acquire meets the release of whoever was the last to read the cell; so below.
+            let mut bits = strays.swap(0, Ordering::Acquire);
+            while bits != 0 {
+                cells.free.push(word * 64 + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
         }
-        place.store(cell + 1, Ordering::Release);
-        true
+        for place in &self.places {
+            // Under the lock nobody else empties a place, and its thread fills only an empty one.
+            if let Some(cell) = place.load(Ordering::Acquire).checked_sub(1) {
+                place.store(0, Ordering::Relaxed);
+                cells.free.push(cell);
+            }
+        }
+    }
+
+    /// Frees a cell whose reply was read, without the lock: in the place of this thread, or among the strays.
+    #[inline]
+    pub fn keep(&self, cell: u32) {
+        if let Some(place) = thread_number().map(|n| &self.places[n])
+            && place.load(Ordering::Relaxed) == 0
+        {
+            place.store(cell + 1, Ordering::Release);
+        } else {
+            self.strays[cell as usize / 64].fetch_or(1 << (cell % 64), Ordering::Release);
+        }
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.wake_one();
+        }
     }
 
     /// Gives a cell back under the lock.
     pub fn put(&self, cells: &mut FreeCells, cell: u32) {
         cells.free.push(cell);
         if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.freed.fetch_add(1, Ordering::Release);
-            futex_wake(&self.freed, 1, true);
+            self.wake_one();
         }
+    }
+
+    #[cold]
+    fn wake_one(&self) {
+        self.freed.fetch_add(1, Ordering::Release);
+        futex_wake(&self.freed, 1, true);
     }
 
     /// What to pass to [`wait_freed`](Self::wait_freed), read before one looks for a free cell in vain.
@@ -124,7 +150,7 @@ impl Calls {
         self.freed.load(Ordering::Acquire)
     }
 
-    /// Sleeps until a cell is given back, at most a millisecond: a cell kept in a thread's place rings nobody.
+    /// Sleeps until a cell is given back, at most a millisecond: whoever frees one at this moment may not see us.
     pub fn wait_freed(&self, seen: u32, deadline: Deadline) {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         futex_wait(FutexWord::private(&self.freed, seen), deadline.sooner(Duration::from_millis(1)).until());
@@ -132,9 +158,9 @@ impl Calls {
     }
 
     /// How many cells carry a call. For tests and for closing in order.
-    pub fn in_use(&self, cells: &FreeCells) -> usize {
-        let placed = self.places.iter().filter(|p| p.load(Ordering::Relaxed) != 0).count();
-        self.cells.len() - cells.free.len() - placed
+    pub fn in_use(&self, cells: &mut FreeCells) -> usize {
+        self.collect(cells);
+        self.cells.len() - cells.free.len()
     }
 
     /// Notes that a call was published at `position`; `call` names cell and generation as on the wire.

@@ -444,7 +444,7 @@ impl End {
         let mut tx = self.tx.lock();
         self.sweep_given_up(&mut tx);
         self.theirs.intake.pos.0.load() == tx.ring.next()
-            && self.calls.in_use(&tx.cells) == 0
+            && self.calls.in_use(&mut tx.cells) == 0
             && !self.busy.iter().any(|b| b.load(Ordering::Relaxed))
             && !self.intake.ready(&self.intake_words())
     }

@@ -74,7 +74,7 @@ impl Link {
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::Timeout`], or how the link ended.
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, len: usize, deadline: impl Into<Deadline>) -> Result<Loan<'_>> {
         self.end.loan(len, Some(deadline.into()))
     }
@@ -97,7 +97,7 @@ impl Link {
     /// [`Error::Timeout`]: the call is given up, and a reply that comes later is discarded. [`Error::PeerDied`],
     /// [`Error::Cancelled`], [`Error::Closed`], [`Error::Poisoned`]: the link has ended. [`Error::Rejected`],
     /// [`Error::HandlerPanicked`], [`Error::NoSuchMethod`]: what the other side answered. [`Error::TooLarge`].
-    #[inline]
+    #[inline(always)]
     pub fn call<'p>(
         &self,
         method: u32,

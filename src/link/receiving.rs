@@ -69,11 +69,8 @@ impl End {
     }
 
     /// `spun`: this thread has just ended a wait by spinning, on behalf of the other receivers.
-    #[inline]
+    #[inline(always)]
     fn take_one(&self, mut spun: bool) -> Result<Option<Request<'_>>> {
-        if sync::forked() {
-            return Err(Error::Forked);
-        }
         let words = self.intake_words();
         loop {
             if !spun && !self.intake.ready(&words) {
@@ -82,11 +79,14 @@ impl End {
                     return Ok(None);
                 }
             }
+            if sync::forked() {
+                return Err(Error::Forked);
+            }
             let (taken, nudge) = self.intake.take(&words, spun);
             self.nudge(nudge);
             spun = false;
-            if let Some(taken) = taken
-                && let Some(request) = self.open(taken)?
+            if let Some(taken) = &taken
+                && let Some(request) = self.open(taken)
             {
                 // The fence that lets waiting senders see our position comes with the reply of a call; an event has none.
                 if request.is_event() {
@@ -121,46 +121,57 @@ impl End {
         }
     }
 
-    /// Checks what was taken from the ring and gives it its form; `None` for a call that nobody waits for any more.
-    #[inline]
-    pub(super) fn open(&self, (tag, body): Taken) -> Result<Option<Request<'_>>> {
+    /// Checks what was taken from the ring and gives it its form. `None` for a call that nobody waits for any more, and for
+    /// a violation, which has ended the link.
+    #[inline(always)]
+    pub(super) fn open(&self, (tag, body): &Taken) -> Option<Request<'_>> {
         let flags = (tag >> 8) as u8;
-        let data = if flags & entry::SLOT != 0 {
-            self.slot_data(SlotRef::from_bits(body.inline[0]), body.inline[1])?
-        } else if body.length as usize <= words::INLINE_REQUEST {
+        let data = if flags & entry::SLOT == 0 && body.length as usize <= words::INLINE_REQUEST {
             let [a, b, c, d] = body.inline;
             Data::Inline { words: [a, b, c, d, 0], len: body.length as u8 }
+        } else if flags & entry::SLOT != 0 {
+            self.slot_data(SlotRef::from_bits(body.inline[0]), body.inline[1]).ok()?
         } else {
-            return Err(self.poison(Violation::InlineLength));
+            self.poison(Violation::InlineLength);
+            return None;
         };
-        let call = match tag as u8 {
+        let call = match *tag as u8 {
             entry::EVENT => None,
-            entry::CALL => Some(self.open_call(&body)?),
-            _ => return Err(self.poison(Violation::EntryKind)),
+            entry::CALL => Some(self.open_call(body)?),
+            _ => {
+                self.poison(Violation::EntryKind);
+                return None;
+            }
         };
         let head = Head { method: body.method, call, deadline: Deadline::from_nanos(body.deadline) };
         // SAFETY: taken from the ring once, by this thread.
-        let request = unsafe { Request::new(head, Message::new(data, self.hold()), self.hold()) };
-        // A request that is dropped here answers for itself; events that were sent before the end are still received.
-        Ok(if call.is_some_and(|call| self.is_void(call, &body)) { None } else { Some(request) })
+        let request = unsafe { Request::new(head, Message::new(data, self.hold())) };
+        match call {
+            // A request that is dropped here answers for itself; events that were sent before the end are still received.
+            Some(call) if self.is_void(call, body) => None,
+            _ => Some(request),
+        }
     }
 
-    #[inline]
-    fn open_call(&self, body: &Body) -> Result<(u32, u32)> {
+    #[inline(always)]
+    fn open_call(&self, body: &Body) -> Option<(u32, u32)> {
         let (cell, generation) = (body.call as u32, (body.call >> 32) as u32);
         // A busy cell named again would have two threads of ours write one reply.
         match self.busy.get(cell as usize) {
             Some(busy) if !busy.load(Ordering::Acquire) => busy.store(true, Ordering::Relaxed),
-            _ => return Err(self.poison(Violation::ReplyCell)),
+            _ => {
+                self.poison(Violation::ReplyCell);
+                return None;
+            }
         }
-        Ok((cell, generation))
+        Some((cell, generation))
     }
 
     /// Whether a call that was just taken must not be executed: its caller may have been told that it was not.
     ///
     /// A caller that gives up says so, fences, and then looks whether its request was taken; so here, after the request was
     /// taken, a fence and a look whether it was given up. Only a call with a deadline is reported in that way.
-    #[inline]
+    #[inline(always)]
     fn is_void(&self, (cell, generation): (u32, u32), body: &Body) -> bool {
         if self.ended.load(Ordering::Relaxed) != 0 {
             return true;
@@ -254,6 +265,11 @@ impl Bus for End {
                         body.inline[0] = self.arena.lend(slot).bits();
                     }
                 }
+            }
+            Outcome::Inline(bytes) => {
+                flags |= reply::OK;
+                body.length = bytes.len() as u64;
+                bytemuck::bytes_of_mut(&mut body.inline)[..bytes.len()].copy_from_slice(bytes);
             }
             Outcome::Rejected(code) => (flags, body.code) = (flags | reply::REJECTED, code),
             Outcome::Panicked => flags |= reply::PANICKED,
@@ -361,15 +377,16 @@ impl<'a> Iterator for Requests<'a> {
     #[inline]
     fn next(&mut self) -> Option<Request<'a>> {
         loop {
-            if self.at == self.len && !self.fill(false) {
+            if self.at >= self.len && !self.fill(false) {
                 return None;
             }
-            // SAFETY: `fill` has written the first `len`, and each is read once.
-            let taken = unsafe { self.chunk[self.at].assume_init_read() };
+            // SAFETY: `fill` has written the first `len`.
+            let taken = unsafe { self.chunk[self.at].assume_init_ref() };
             self.at += 1;
-            // A violation has ended the link, which the next receive says.
-            if let Some(request) = self.end.open(taken).ok()? {
-                return Some(request);
+            let request = self.end.open(taken);
+            // If it is none, that one call was void, or the link has ended, and what is left is void too.
+            if request.is_some() {
+                return request;
             }
         }
     }

@@ -18,7 +18,7 @@ impl End {
     }
 
     /// Waits for a reply and takes it; gives the call up when the wait ends without.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish_call(&self, ticket: &Ticket) -> Result<Data> {
         if sync::forked() {
             return Err(Error::Forked);
@@ -62,7 +62,7 @@ impl End {
                 }
                 Ok((Some(child), _)) => {
                     if let Some(handler) = handler {
-                        if let Some(request) = self.open(child)? {
+                        if let Some(request) = self.open(&child) {
                             self.serve_nested(handler, request);
                         }
                     }
@@ -132,17 +132,15 @@ impl End {
     }
 
     /// Takes the reply that has arrived, and frees the cell.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_reply(&self, ticket: &Ticket) -> Result<Data> {
         let result = self.read_reply(ticket);
-        if !self.calls.keep(ticket.cell) {
-            self.calls.put(&mut self.tx.lock().cells, ticket.cell);
-        }
+        self.calls.keep(ticket.cell);
         result
     }
 
     /// Reads a reply, once, and checks the copy.
-    #[inline]
+    #[inline(always)]
     fn read_reply(&self, ticket: &Ticket) -> Result<Data> {
         let cell = self.theirs.cells.at(ticket.cell);
         cell.word.load(); // acquires what the replier wrote
@@ -172,7 +170,7 @@ impl End {
     }
 
     /// A payload in a slot of the peer, if the reference holds.
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot_data(&self, slot: SlotRef, len: u64) -> Result<Data> {
         let class = self.theirs.classes.get(usize::from(slot.class()));
         match class {

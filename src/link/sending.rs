@@ -34,7 +34,7 @@ impl Tx {
         Self { ring, reserved: 0, cells, space: Marks::default(), sent: 0, sent_bytes: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(&mut self, end: &End, tag: u32, body: &Body, bytes: u64) {
         if tag as u8 == entry::CALL {
             end.calls.sent(body.call, self.ring.next());
@@ -43,14 +43,6 @@ impl Tx {
         self.sent += 1;
         self.sent_bytes += bytes;
     }
-}
-
-/// A request whose payload has its place.
-struct Prepared<'a> {
-    body: Body,
-    /// Keeps the slot until the request is committed.
-    loan: Option<Loan<'a>>,
-    len: u64,
 }
 
 /// What a request needs besides its payload.
@@ -71,7 +63,7 @@ type CellOf = (u32, u32);
 
 impl End {
     /// Loans memory for a request. Waits if there is a deadline to wait to.
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, len: usize, deadline: Option<Deadline>) -> Result<Loan<'_>> {
         if sync::forked() {
             return Err(Error::Forked);
@@ -82,7 +74,7 @@ impl End {
     }
 
     /// Finds a place for `len` bytes, of which up to `inline` travel without a slot.
-    #[inline]
+    #[inline(always)]
     pub(super) fn place(&self, len: usize, inline: usize, deadline: Option<Deadline>) -> Result<Place> {
         if len <= inline {
             return Ok(Place::Inline([0; 5]));
@@ -111,59 +103,57 @@ impl End {
         }
     }
 
-    #[inline]
+    /// Finds a place for the payload. A short one goes into the body; a slot is the loan's until the request is committed.
+    #[inline(always)]
     fn prepare<'a>(
         &'a self,
-        method: u32,
+        body: &mut Body,
         payload: Payload<'a>,
         deadline: Deadline,
         wait: bool,
-        nested: bool,
-    ) -> Result<Prepared<'a>> {
-        self.usable(nested)?;
-        let mut body = Body { method, deadline: deadline.as_nanos(), ..Body::default() };
+    ) -> Result<Option<Loan<'a>>> {
         let len = payload.len();
+        body.deadline = deadline.as_nanos();
         if len <= words::INLINE_REQUEST {
             // A loan this short is no slot, or one that is not worth its cache line.
-            bytemuck::bytes_of_mut(&mut body.inline)[..len].copy_from_slice(payload.as_ref());
+            copy_short(&mut body.inline, payload.as_ref());
             body.length = len as u32;
-            return Ok(Prepared { body, loan: None, len: len as u64 });
+            return Ok(None);
         }
-        let loan = match payload {
+        body.length = 0;
+        body.inline[1] = len as u64;
+        match payload {
             Payload::Bytes(bytes) => {
                 let mut loan = self.loan(len, wait.then_some(deadline))?;
                 loan.copy_from_slice(bytes);
-                loan
+                Ok(Some(loan))
             }
             Payload::Loan(loan) if !loan.belongs_to(core::ptr::from_ref(self).cast()) => {
-                return Err(Error::Unsupported { what: "a loan of another link" });
+                Err(Error::Unsupported { what: "a loan of another link" })
             }
-            Payload::Loan(loan) => loan,
-        };
-        Ok(Prepared { body, loan: Some(loan), len: len as u64 })
+            Payload::Loan(loan) => Ok(Some(loan)),
+        }
     }
 
-    /// Completes an entry whose room is there. From here on its slot belongs to the message.
-    #[inline]
-    fn commit(&self, prepared: Prepared<'_>, needs: Needs, cell: Option<CellOf>) -> (u32, Body, Option<Ticket>) {
-        let Prepared { mut body, loan, len } = prepared;
+    /// Completes an entry whose room is there: its tag, and its ticket if it is a call. From here on its slot belongs to the
+    /// message.
+    #[inline(always)]
+    fn commit(&self, body: &mut Body, loan: Option<Loan<'_>>, needs: Needs, cell: Option<CellOf>) -> (u32, Option<Ticket>) {
         let mut tag = u32::from(needs.kind) | needs.parent.map_or(0, |cell| (cell + 1) << 16);
         let mut slot = None;
         if let Some((Place::Slot { slot: id, .. }, _)) = loan.map(Loan::into_parts) {
             let reference = if needs.kind == entry::CALL { self.arena.ride(id) } else { self.arena.lend(id) };
             tag |= u32::from(entry::SLOT) << 8;
-            body.inline[..2].copy_from_slice(&[reference.bits(), len]);
+            body.inline[0] = reference.bits();
             slot = Some(id);
         }
-        let ticket = cell.map(|(cell, generation)| {
-            body.call = u64::from(generation) << 32 | u64::from(cell);
-            Ticket { cell, generation, slot, deadline: Deadline::from_nanos(body.deadline) }
-        });
-        (tag, body, ticket)
+        let Some((cell, generation)) = cell else { return (tag, None) };
+        body.call = u64::from(generation) << 32 | u64::from(cell);
+        (tag, Some(Ticket { cell, generation, slot, deadline: Deadline::from_nanos(body.deadline) }))
     }
 
     /// Whether the ring has room and, for a call, a cell is free, which is then taken.
-    #[inline]
+    #[inline(always)]
     fn room(&self, tx: &mut Tx, needs: Needs, cell: &mut Option<CellOf>) -> Result<bool> {
         if !tx.cells.given_up.is_empty() {
             self.sweep_given_up(tx);
@@ -183,7 +173,7 @@ impl End {
     }
 
     /// Gets room for a request: at once, or waiting for it.
-    #[inline]
+    #[inline(always)]
     fn lock_with_room(
         &self,
         needs: Needs,
@@ -224,7 +214,7 @@ impl End {
     }
 
     /// Sends one request.
-    #[inline]
+    #[inline(always)]
     fn send(
         &self,
         needs: Needs,
@@ -233,10 +223,12 @@ impl End {
         deadline: Deadline,
         wait: bool,
     ) -> Result<Option<Ticket>> {
-        let prepared = self.prepare(method, payload, deadline, wait, needs.parent.is_some())?;
-        let (len, mut cell) = (prepared.len, None);
+        self.usable(needs.parent.is_some())?;
+        let (len, mut cell) = (payload.len() as u64, None);
+        let mut body = Body { method, ..Body::default() };
+        let loan = self.prepare(&mut body, payload, deadline, wait)?;
         let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
-        let (tag, body, ticket) = self.commit(prepared, needs, cell);
+        let (tag, ticket) = self.commit(&mut body, loan, needs, cell);
         tx.publish(self, tag, &body, len);
         drop(tx);
         self.notify(true, false);
@@ -257,7 +249,7 @@ impl End {
     }
 
     /// Sends a call and waits for its reply.
-    #[inline]
+    #[inline(always)]
     pub fn call(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
         let ticket = self.send(Needs::CALL, method, payload, deadline, true)?;
         let data = self.finish_call(&of_call(ticket))?;
@@ -269,6 +261,19 @@ impl End {
     pub(super) fn nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
         let needs = Needs { kind: entry::CALL, parent: Some(parent) };
         self.send(needs, method, payload, deadline, false).map(of_call)
+    }
+}
+
+/// Copies up to 32 bytes. What is behind them stays as it was.
+#[inline(always)]
+fn copy_short(to: &mut [u64; 4], bytes: &[u8]) {
+    let to: &mut [u8; 32] = bytemuck::cast_mut(to);
+    // The common lengths without a call of memcpy.
+    match bytes.len() {
+        32 => to.copy_from_slice(bytes),
+        16 => to[..16].copy_from_slice(bytes),
+        8 => to[..8].copy_from_slice(bytes),
+        len => to[..len].copy_from_slice(bytes),
     }
 }
 
@@ -305,11 +310,14 @@ pub struct Batch<'a> {
     bytes: u64,
     /// Entries of the ring that are kept for this batch, `len` of them for what is gathered.
     reserved: u32,
+    /// Reply cells for the next calls, the last ones first.
+    cells: [CellOf; GATHER],
+    cells_left: usize,
 }
 
 impl<'a> Batch<'a> {
     pub(super) fn new(end: &'a End) -> Self {
-        Self { end, gathered: [Default::default(); GATHER], len: 0, bytes: 0, reserved: 0 }
+        Self { end, gathered: [Default::default(); GATHER], len: 0, bytes: 0, reserved: 0, cells: [(0, 0); GATHER], cells_left: 0 }
     }
 
     /// As [`Link::send`](crate::Link::send).
@@ -365,20 +373,30 @@ impl<'a> Batch<'a> {
         if self.reserved == 0 || sync::forked() {
             return;
         }
-        let mut tx = self.end.tx.lock();
-        for (tag, body) in &self.gathered[..self.len] {
-            tx.publish(self.end, *tag, body, 0);
+        let end = self.end;
+        let mut tx = end.tx.lock();
+        let gathered = &self.gathered[..self.len];
+        let first = tx.ring.next();
+        for (ahead, (tag, body)) in (0..).zip(gathered) {
+            if *tag as u8 == entry::CALL {
+                end.calls.sent(body.call, first.wrapping_add(ahead));
+            }
         }
+        tx.ring.publish_all(gathered);
+        tx.sent += gathered.len() as u64;
         tx.sent_bytes += self.bytes;
         tx.reserved -= self.reserved;
+        for (cell, _) in self.cells[..self.cells_left].iter() {
+            end.calls.put(&mut tx.cells, *cell);
+        }
         drop(tx);
         if self.len > 0 {
-            self.end.notify(true, false);
+            end.notify(true, false);
         }
-        (self.len, self.bytes, self.reserved) = (0, 0, 0);
+        (self.len, self.bytes, self.reserved, self.cells_left) = (0, 0, 0, 0);
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(
         &mut self,
         needs: Needs,
@@ -388,24 +406,24 @@ impl<'a> Batch<'a> {
         wait: bool,
     ) -> Result<Option<Ticket>> {
         let end = self.end;
-        let prepared = match payload {
-            Payload::Bytes(bytes) => match end.prepare(method, Payload::Bytes(bytes), deadline, false, false) {
-                Err(Error::Full) => {
-                    // What is gathered may be what the other side has to see before it gives slots back.
-                    self.flush();
-                    end.prepare(method, Payload::Bytes(bytes), deadline, wait, false)?
-                }
-                other => other?,
-            },
-            loan => end.prepare(method, loan, deadline, wait, false)?,
+        let len = payload.len();
+        let payload = match payload {
+            Payload::Bytes(bytes) if len > words::INLINE_REQUEST => self.copy_to_slot(bytes, deadline, wait)?.into(),
+            payload => payload,
         };
-        let mut cell = None;
-        if needs.kind == entry::CALL || self.reserved as usize == self.len {
-            self.reserve(needs, deadline, wait, &mut cell)?;
+        if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
+            self.reserve(needs, deadline, wait)?;
         }
-        self.bytes += prepared.len;
-        let (tag, body, ticket) = end.commit(prepared, needs, cell);
-        self.gathered[self.len] = (tag, body);
+        let (tag, body) = &mut self.gathered[self.len];
+        body.method = method;
+        let loan = end.prepare(body, payload, deadline, false)?;
+        let cell = (needs.kind == entry::CALL).then(|| {
+            self.cells_left -= 1;
+            self.cells[self.cells_left]
+        });
+        let ticket;
+        (*tag, ticket) = end.commit(body, loan, needs, cell);
+        self.bytes += len as u64;
         self.len += 1;
         if self.len == GATHER {
             self.flush();
@@ -413,25 +431,47 @@ impl<'a> Batch<'a> {
         Ok(ticket)
     }
 
-    /// Makes sure of an entry for one more request and, for a call, takes a cell.
-    #[inline]
-    fn reserve(&mut self, needs: Needs, deadline: Deadline, wait: bool, cell: &mut Option<CellOf>) -> Result<()> {
-        let end = self.end;
-        let mut tx = match end.lock_with_room(needs, deadline, false, cell) {
+    fn copy_to_slot(&mut self, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Loan<'a>> {
+        let mut loan = match self.end.loan(bytes.len(), None) {
             Err(Error::Full) => {
+                // What is gathered may be what the other side has to see before it gives slots back.
                 self.flush();
-                end.lock_with_room(needs, deadline, wait, cell)?
+                self.end.loan(bytes.len(), wait.then_some(deadline))?
             }
             other => other?,
         };
+        loan.copy_from_slice(bytes);
+        Ok(loan)
+    }
+
+    /// Makes sure of an entry for one more request and, for a call, of a cell; and of more, as far as there are, so that the
+    /// next ones need no lock.
+    #[cold]
+    fn reserve(&mut self, needs: Needs, deadline: Deadline, wait: bool) -> Result<()> {
+        let end = self.end;
+        end.usable(false)?;
+        let mut cell = None;
+        let mut tx = match end.lock_with_room(needs, deadline, false, &mut cell) {
+            Err(Error::Full) => {
+                self.flush();
+                end.lock_with_room(needs, deadline, wait, &mut cell)?
+            }
+            other => other?,
+        };
+        let want = (GATHER - self.len) as u32;
         if self.reserved as usize == self.len {
-            // As much as there is, so that the next ones need no lock; at least the one that was just found.
             let taken = end.ours.entries.count() / 8 + tx.reserved;
-            let want = (GATHER - self.len) as u32;
-            let free = tx.ring.room(taken + want).map_or(1, |room| room.saturating_sub(taken));
-            let more = free.clamp(1, want);
+            // At least the one that was just found.
+            let more = tx.ring.room(taken + want).map_or(1, |room| room.saturating_sub(taken)).clamp(1, want);
             tx.reserved += more;
             self.reserved += more;
+        }
+        while let Some(taken) = cell.take() {
+            self.cells[self.cells_left] = taken;
+            self.cells_left += 1;
+            if self.cells_left < want as usize {
+                cell = end.calls.take(&mut tx.cells, end.theirs.cells.count() / 8);
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ impl End {
     /// Counters of this end, and where tools find them.
     pub fn stats(&self) -> Stats {
         let tally = self.intake.tally();
-        let tx = self.tx.lock();
+        let mut tx = self.tx.lock();
         let load = |a: &AtomicU64| a.load(Ordering::Relaxed);
         let stats = Stats {
             sent: tx.sent,
@@ -22,7 +22,7 @@ impl End {
             spins_paid: tally.spins_paid + self.calls.spins_paid(),
             spins_missed: load(&self.spins_missed),
             violations: load(&self.violations),
-            calls_in_use: self.calls.in_use(&tx.cells) as u64,
+            calls_in_use: self.calls.in_use(&mut tx.cells) as u64,
             slots_in_use: self.arena.outstanding().into(),
         };
         stats.publish(&self.ours.counters);

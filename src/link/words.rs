@@ -127,8 +127,7 @@ pub struct ReplyBody {
     pub inline: [u64; 5],
 }
 
-/// Bytes of a payload that fit a reply cell.
-pub const INLINE_REPLY: usize = 40;
+pub use crate::call::INLINE_REPLY;
 
 /// Reply flags and statuses.
 pub mod reply {
@@ -323,7 +322,7 @@ unsafe impl Sync for Slots {}
 
 impl Slots {
     /// Address of a slot.
-    #[inline]
+    #[inline(always)]
     pub fn at(&self, index: u32) -> NonNull<u8> {
         assert!(index < self.count);
         // SAFETY: in bounds of the section.

@@ -120,18 +120,36 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     }
 
     /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self, tag: u32, value: T) {
-        debug_assert!(self.next.wrapping_sub(self.taken) < self.capacity);
-        let at = (self.next & (self.capacity - 1)) as usize;
+        self.write(0, tag, value);
         self.next = self.next.wrapping_add(1);
+    }
+
+    /// Publishes messages from position [`next`](Self::next) on, as many as [`room`](Self::room) has shown to be free.
+    ///
+    /// The first one appears last: a consumer that waits for it finds all of them, instead of asking for each cache line
+    /// while it is being written.
+    #[inline]
+    pub fn publish_all(&mut self, messages: &[(u32, T)]) {
+        for (ahead, (tag, value)) in messages.iter().enumerate().rev() {
+            self.write(ahead as u32, *tag, *value);
+        }
+        self.next = self.next.wrapping_add(messages.len() as u32);
+    }
+
+    #[inline(always)]
+    fn write(&mut self, ahead: u32, tag: u32, value: T) {
+        debug_assert!(self.next.wrapping_sub(self.taken) + ahead < self.capacity);
+        let position = self.next.wrapping_add(ahead);
+        let at = (position & (self.capacity - 1)) as usize;
         // SAFETY: in bounds by the mask; the entry is ours to write until its word is published, because the consumer's
         // `pos`, loaded with acquire, has passed the position it held before.
         unsafe {
             let entry = self.entries.add(at).as_ref();
             entry.value.write(value);
             let order = if mutant("spsc: publish without release") { Ordering::Relaxed } else { Ordering::Release };
-            entry.word.store(u64::from(self.next) | u64::from(tag) << 32, order);
+            entry.word.store(u64::from(position.wrapping_add(1)) | u64::from(tag) << 32, order);
         }
     }
 }

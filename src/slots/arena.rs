@@ -63,10 +63,13 @@ pub struct Arena {
     /// Generation in the low bits, and [`LENT`].
     slots: Box<[AtomicU32]>,
     released: Array<PeerWord>,
-    places: Box<[CachePadded<AtomicU32>]>,
+    /// For each numbered thread a line, or a few, with one place for each class.
+    places: Box<[CachePadded<[AtomicU32; PLACES]>]>,
     stock: Mutex<Stock>,
 }
 
+/// Classes beyond these have no places.
+const PLACES: usize = if cfg!(busway_loom) { 2 } else { 16 };
 const LENT: u32 = 1 << 31;
 const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
@@ -94,7 +97,7 @@ impl Arena {
         assert!(first <= released.count());
         Self {
             slots: (0..first).map(|_| AtomicU32::new(0)).collect(),
-            places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
+            places: (0..NUMBERED_THREADS).map(|_| CachePadded::new([const { AtomicU32::new(0) }; PLACES])).collect(),
             stock: Mutex::new(Stock {
                 free: classes.iter().map(|c| VecDeque::with_capacity(c.count as usize)).collect(),
                 used: classes.iter().map(|_| 0).collect(),
@@ -106,7 +109,7 @@ impl Arena {
     }
 
     /// The class for `len` bytes, or the largest size if none is large enough.
-    #[inline]
+    #[inline(always)]
     pub fn class_for(&self, len: usize) -> Result<u8, usize> {
         match self.classes.iter().position(|c| c.size as usize >= len) {
             Some(class) => Ok(class as u8),
@@ -121,15 +124,13 @@ impl Arena {
     }
 
     /// A free slot of the class, now loaned; `None` if all are out.
-    #[inline]
+    #[inline(always)]
     pub fn loan(&self, class: u8) -> Option<SlotId> {
-        let c = &self.classes[class as usize];
-        if let Some(place) = self.place() {
-            let warm = place.load(Ordering::Relaxed).wrapping_sub(1);
+        if let Some(place) = self.place(class) {
+            let held = place.load(Ordering::Relaxed);
             // Somebody else may empty the place meanwhile, but only this thread fills it.
-            let fits = warm.wrapping_sub(c.first) < c.count;
-            if fits && (mutant("arena: place not emptied") || place.swap(0, Ordering::Acquire) != 0) {
-                return Some(SlotId { class, number: warm });
+            if held != 0 && (mutant("arena: place not emptied") || place.swap(0, Ordering::Acquire) != 0) {
+                return Some(SlotId { class, number: held - 1 });
             }
         }
         self.loan_locked(class)
@@ -176,20 +177,16 @@ impl Arena {
 
     /// Takes a slot of the class out of some thread's place.
     fn collect(&self, class: u8) -> Option<u32> {
-        let c = &self.classes[class as usize];
-        self.places.iter().find_map(|place| {
-            let held = place.load(Ordering::Relaxed);
-            let fits = held.wrapping_sub(1).wrapping_sub(c.first) < c.count;
-            let order = if mutant("arena: collect without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
-            // Its thread may have taken it, and put another slot in, meanwhile: then it is that thread's again.
-            (fits && place.compare_exchange(held, 0, order, Ordering::Relaxed).is_ok()).then_some(held.wrapping_sub(1))
-        })
+        let order = if mutant("arena: collect without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
+        let places = self.places.iter().filter_map(|places| places.get(usize::from(class)));
+        // Its thread may take it first, and put another slot there: whatever it holds, one of us gets it.
+        places.filter(|place| place.load(Ordering::Relaxed) != 0).find_map(|place| place.swap(0, order).checked_sub(1))
     }
 
     /// Gives a loaned slot back unsent, or a riding one whose reply gave it back. Returns whether somebody waits for it.
-    #[inline]
+    #[inline(always)]
     pub fn give_back(&self, slot: SlotId) -> bool {
-        if let Some(place) = self.place()
+        if let Some(place) = self.place(slot.class)
             && place.load(Ordering::Relaxed) == 0
         {
             // Release: the next holder, perhaps another thread, writes after what this one did.
@@ -252,12 +249,12 @@ impl Arena {
         (0..self.classes.len()).for_each(|class| self.sweep(class as u8, &mut stock));
         let used: u32 = stock.used.iter().sum();
         let free: usize = stock.free.iter().map(VecDeque::len).sum();
-        let placed = self.places.iter().filter(|p| p.load(Ordering::Relaxed) != 0).count();
+        let placed = self.places.iter().flat_map(|p| p.iter()).filter(|p| p.load(Ordering::Relaxed) != 0).count();
         used - free as u32 - placed as u32
     }
 
     #[inline(always)]
-    fn place(&self) -> Option<&AtomicU32> {
-        thread_number().map(|n| &*self.places[n])
+    fn place(&self, class: u8) -> Option<&AtomicU32> {
+        self.places[thread_number()?].get(usize::from(class))
     }
 }

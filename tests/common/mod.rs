@@ -218,3 +218,9 @@ pub(crate) use assert_err;
 pub fn died<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::PeerDied { .. }))
 }
+
+/// Closes the link in order and demands that the role ended well.
+pub fn finish(plugin: Process) {
+    let status = plugin.shut_down(SOON).expect("wait for the child");
+    assert!(status.success(), "the child ended with {status}");
+}
