@@ -36,4 +36,8 @@ pub mod internals {
     //! For this project's own models, tests and benchmarks. No promises.
     pub use crate::call::PeerBytes;
     pub use crate::link::parts as link;
+    pub mod join {
+        pub use crate::join::{FEATURES, Kind, Packet, Refusal};
+        pub use crate::plugin::SOCKET_VARIABLE;
+    }
 }

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// The environment variable that names the inherited socket.
-pub(crate) const SOCKET_VARIABLE: &str = "BUSWAY_SOCKET";
+pub const SOCKET_VARIABLE: &str = "BUSWAY_SOCKET";
 
 /// How long the host may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);

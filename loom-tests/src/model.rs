@@ -64,7 +64,7 @@ impl Model {
         let counter = iterations.clone();
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = self.bound;
-        builder.max_branches = 20_000;
+        builder.max_branches = 5_000;
         let start = Instant::now();
         let result = catch_unwind(AssertUnwindSafe(|| {
             builder.check(move || {

@@ -10,11 +10,12 @@ use busway::sync::spin_loop;
 use busway::{Deadline, Idle, Message, Pending, Request};
 use busway_loom_tests::{Ends, Failure, Model, Payload, ends, on_thread};
 
-const ONE_CALLER: Model = Model::new("calls: two calls one after the other, one server").bound(3);
-const TWO_CALLERS: Model = Model::new("calls: two callers, one server").bound(2);
-const TWO_SERVERS: Model = Model::new("calls: two calls one after the other, two servers").bound(2);
-const RIDING: Model = Model::new("calls: two calls with the only slot").bound(3);
-const REPLIED: Model = Model::new("calls: two replies with the only slot").bound(3);
+const ONE_CALLER: Model = Model::new("calls: two calls one after the other");
+const TWO_CALLERS: Model = Model::new("calls: two callers, the second may get the first one's cell");
+const TWO_SERVERS: Model = Model::new("calls: two servers, the second gets the first one's cell");
+const PLACES: Model = Model::new("calls: two callers pass two cells through their places");
+const RIDING: Model = Model::new("calls: two calls with the only slot");
+const REPLIED: Model = Model::new("calls: two replies with the only slot");
 
 /// Answers one call with its method, doubled.
 fn serve_one(ends: &Ends) {
@@ -25,7 +26,10 @@ fn serve_one(ends: &Ends) {
 
 /// Calls `method` and checks that the reply is its own.
 fn call(ends: &Ends, method: u32) {
-    let call = ends.host.submit(method, b"", Deadline::NEVER).expect("room");
+    check(ends.host.submit(method, b"", Deadline::NEVER).expect("room"), method);
+}
+
+fn check(call: Pending<'_>, method: u32) {
     let reply: u32 = wait(call).read().expect("a number");
     assert_eq!(reply, method * 2, "the reply of another call");
 }
@@ -70,19 +74,28 @@ fn one_caller() {
 
 fn two_callers() {
     let ends = ends(Idle::Park);
-    let callers = [1, 2].map(|method| on_thread(&ends, move |ends| call(ends, method)));
-    serve_one(&ends);
-    serve_one(&ends);
-    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    let first = ends.host.submit(1, b"", Deadline::NEVER).expect("room");
+    let others = on_thread(&ends, |ends| {
+        serve_one(ends);
+        // As soon as the first caller is done with its cell, this call may take it.
+        let second = ends.host.submit(2, b"", Deadline::NEVER).expect("room");
+        serve_one(ends);
+        check(second, 2);
+    });
+    check(first, 1);
+    others.join().unwrap();
     nothing_is_out(&ends);
 }
 
 fn two_servers() {
     let ends = ends(Idle::Park);
-    let servers = [(); 2].map(|()| on_thread(&ends, serve_one));
+    let server = on_thread(&ends, serve_one);
     call(&ends, 1);
-    call(&ends, 2);
-    servers.into_iter().for_each(|server| server.join().unwrap());
+    // The cell is free again, perhaps before the first server has returned from its reply.
+    let second = ends.host.submit(2, b"", Deadline::NEVER).expect("room");
+    serve_one(&ends);
+    check(second, 2);
+    server.join().unwrap();
     nothing_is_out(&ends);
 }
 
@@ -98,7 +111,11 @@ fn riding() {
     for round in 1..=2 {
         let loan = ends.host.try_loan(Payload::LENGTH).expect("the slot came back with the reply");
         ends.to_plugin.write(round);
-        wait(ends.host.submit(1, loan, Deadline::NEVER).expect("room"));
+        let call = ends.host.submit(1, loan, Deadline::NEVER).expect("room");
+        if ends.host.try_loan(Payload::LENGTH).is_ok() {
+            ends.to_plugin.write(0);
+        }
+        wait(call);
     }
     server.join().unwrap();
     nothing_is_out(&ends);
@@ -139,8 +156,18 @@ fn a_reply_is_released() {
 }
 
 #[test]
+fn a_reply_is_acquired() {
+    ONE_CALLER.fails("call: reply without acquire", Failure::Race, one_caller);
+}
+
+#[test]
 fn each_caller_gets_its_reply() {
     TWO_CALLERS.holds(two_callers);
+}
+
+#[test]
+fn a_cell_is_free_once_its_reply_is_read() {
+    TWO_CALLERS.fails("call: cell free before its reply is read", Failure::Race, two_callers);
 }
 
 #[test]
@@ -149,11 +176,32 @@ fn two_servers_take_turns() {
 }
 
 #[test]
+fn a_cell_is_not_busy_once_its_reply_is_out() {
+    let poisoned = Failure::Assertion("an open link: Poisoned { reason: ReplyCell }");
+    TWO_SERVERS.fails("call: busy until after its reply", poisoned, two_servers);
+}
+
+#[test]
 fn a_slot_rides_and_comes_back() {
     RIDING.holds(riding);
 }
 
 #[test]
+fn a_riding_slot_is_not_free() {
+    RIDING.fails("call: slot free while it rides", Failure::Race, riding);
+}
+
+#[test]
 fn a_slot_of_a_reply_comes_back() {
     REPLIED.holds(replied);
+}
+
+#[test]
+fn a_slot_is_given_back_with_release() {
+    REPLIED.fails("call: slot given back without release", Failure::Race, replied);
+}
+
+#[test]
+fn a_slot_is_reused_once_given_back() {
+    REPLIED.fails("arena: reuse before release", Failure::Race, replied);
 }

@@ -17,9 +17,10 @@
 //! a hint that the process on the other side is gone. The pidfd decides.
 
 mod identity;
+#[doc(hidden)]
 mod packet;
 mod socket;
 
 pub use identity::{Credentials, Identity};
-pub use packet::{Kind, Packet, Refusal};
+pub use packet::{FEATURES, Kind, Packet, Refusal};
 pub use socket::{Received, Socket};

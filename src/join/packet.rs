@@ -11,16 +11,16 @@ pub const FEATURES: u64 = 0;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub struct Packet {
-    magic: u64,
-    version: u32,
-    kind: u32,
+    pub magic: u64,
+    pub version: u32,
+    pub kind: u32,
     /// Bits of [`FEATURES`].
     pub features: u64,
     /// Chosen by the host, repeated by the plugin.
     pub nonce: u64,
     /// Of a refusal: a [`Refusal`].
     pub reason: u32,
-    zero: u32,
+    pub zero: u32,
 }
 
 /// What a packet is.

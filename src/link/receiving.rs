@@ -97,6 +97,17 @@ impl End {
         }
     }
 
+    /// Before this thread waits: tells the other side what it has only noted so far. Taking a call makes room that a sender
+    /// may be waiting for, and no reply says so while the call is held; replies of a batch share a fence to come.
+    #[cold]
+    pub(super) fn catch_up(&self) {
+        if BATCH_OF.get() == ptr::from_ref(self) {
+            self.notify_batch();
+        } else {
+            self.notify(false, false);
+        }
+    }
+
     /// Waits until a request is there, which another thread may take before this one does. Returns whether this thread
     /// spun for it and still counts as the one that spins, which the next `take` ends.
     fn wait_request(&self, deadline: Deadline) -> Result<bool> {
@@ -211,7 +222,8 @@ impl End {
         let before = &self.theirs.classes[..usize::from(slot.class())];
         // The reference was checked when it arrived.
         let number = before.iter().map(|c| c.count).sum::<u32>() + slot.index();
-        self.ours.released.at(number).store(slot.generation(), Ordering::Release);
+        let order = if mutant("call: slot given back without release") { Ordering::Relaxed } else { Ordering::Release };
+        self.ours.released.at(number).store(slot.generation(), order);
     }
 }
 
@@ -281,9 +293,15 @@ impl Bus for End {
         cell.flags.store(flags, Ordering::Relaxed);
         // Before the word: as soon as that is out, the cell may be named again. Only a caller that does not wait for it can
         // name it in between, and then no thread writes the body at the same time as another.
-        self.busy[index as usize].store(false, Ordering::Release);
+        let late = mutant("call: busy until after its reply");
+        if !late {
+            self.busy[index as usize].store(false, Ordering::Release);
+        }
         let order = if mutant("call: reply without release") { Ordering::Relaxed } else { Ordering::Release };
         cell.word.store(generation, order);
+        if late {
+            self.busy[index as usize].store(false, Ordering::Release);
+        }
         if BATCH_OF.get() != ptr::from_ref(self) {
             self.notify_caller(index, generation, released.is_some());
         } else if self.theirs.control.sleepers.0.hint() != 0 {

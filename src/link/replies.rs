@@ -96,7 +96,9 @@ impl End {
     pub(super) fn give_up_call(&self, ticket: &Ticket) -> bool {
         let word = self.ours.call_words.at(ticket.cell);
         word.store(ticket.generation << HOW_BITS | words::GIVEN_UP, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        if !mutant("call: given up without fence") {
+            fence(Ordering::SeqCst);
+        }
         let mut tx = self.tx.lock();
         if self.arrived(ticket) {
             return true;
@@ -143,7 +145,9 @@ impl End {
     #[inline(always)]
     fn read_reply(&self, ticket: &Ticket) -> Result<Data> {
         let cell = self.theirs.cells.at(ticket.cell);
-        cell.word.load(); // acquires what the replier wrote
+        if !mutant("call: reply without acquire") {
+            cell.word.load(); // acquires what the replier wrote
+        }
         let flags = cell.flags.hint();
         let body = cell.body.read();
         if let Some(slot) = ticket.slot {

@@ -208,7 +208,9 @@ impl End {
             } else {
                 // Any step of the peer's position; the room is looked for again under the lock.
                 let look = || (self.theirs.intake.pos.0.hint() != seen).then_some(());
-                self.wait(&SpaceSpot(self), deadline, true, None, look).map_err(Stop::refusal)?;
+                // A call that was taken and is held rings nobody before its thread waits for something here.
+                let recheck = Some(Duration::from_millis(10));
+                self.wait(&SpaceSpot(self), deadline, true, recheck, look).map_err(Stop::refusal)?;
             }
         }
     }

@@ -10,6 +10,7 @@ impl End {
     pub fn stats(&self) -> Stats {
         let tally = self.intake.tally();
         let mut tx = self.tx.lock();
+        self.sweep_given_up(&mut tx);
         let load = |a: &AtomicU64| a.load(Ordering::Relaxed);
         let stats = Stats {
             sent: tx.sent,

@@ -35,6 +35,9 @@ impl End {
             turn += 1;
             // The first 2 us or so cost no look at anything else.
             if turn.is_multiple_of(128) {
+                if turn == 128 {
+                    self.catch_up();
+                }
                 if let Some(ended) = self.ended_now() {
                     return look().map(|found| (found, true)).ok_or(Stop::Ended(ended));
                 }
@@ -59,6 +62,7 @@ impl End {
             }
             sync::yield_now();
         }
+        self.catch_up();
         let mut by_futex = starts_with_futex(&self.spin);
         loop {
             if let Some(found) = look() {

@@ -253,7 +253,8 @@ impl Geometry {
     ///
     /// # Errors
     /// [`JoinError::Geometry`] if a bound does not hold.
-    pub(crate) fn plan(&self) -> Result<Table> {
+    #[doc(hidden)]
+    pub fn plan(&self) -> Result<Table> {
         self.check()?;
         let mut plan = Plan::new();
         plan.add(kind::CONTROL, 0, 1, size_of::<Control<AtomicU32>>(), 64)

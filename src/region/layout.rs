@@ -24,17 +24,20 @@ pub const HEADER_SIZE: usize = 4096;
 /// No region is larger than this; keeps all offset arithmetic far from overflow.
 pub const MAX_LENGTH: u64 = 1 << 46;
 
-const TABLE_AT: usize = 64;
-const MAX_SECTIONS: usize = (HEADER_SIZE - TABLE_AT) / size_of::<Section>();
+/// Where in the header page the section table begins.
+pub const TABLE_AT: usize = 64;
+/// More sections do not fit the page.
+pub const MAX_SECTIONS: usize = (HEADER_SIZE - TABLE_AT) / size_of::<Section>();
 
+/// What the header page begins with.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
-struct Header {
-    magic: u64,
-    version: u32,
-    sections: u32,
-    length: u64,
-    zero: [u64; 5],
+pub struct Header {
+    pub magic: u64,
+    pub version: u32,
+    pub sections: u32,
+    pub length: u64,
+    pub zero: [u64; 5],
 }
 
 /// One array inside a region: `count` elements of `stride` bytes at `offset`.

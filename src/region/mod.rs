@@ -9,5 +9,5 @@ mod layout;
 mod memory;
 
 pub use array::Array;
-pub use layout::{HEADER_SIZE, MAGIC, Plan, Section, Table, VERSION};
+pub use layout::{HEADER_SIZE, Header, MAGIC, MAX_LENGTH, MAX_SECTIONS, Plan, Section, TABLE_AT, Table, VERSION};
 pub use memory::{Access, Memfd, Region};

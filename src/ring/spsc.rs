@@ -36,8 +36,8 @@ use core::ptr::NonNull;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Entry<T> {
-    word: AtomicU64,
-    value: PeerCell<T>,
+    pub word: AtomicU64,
+    pub value: PeerCell<T>,
 }
 
 impl<T: NoUninit + AnyBitPattern> Entry<T> {

@@ -8,7 +8,7 @@ pub mod payload;
 pub mod pipe;
 pub mod procfs;
 
-use busway::{Config, Error, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};
+use busway::{Config, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};
 use std::env;
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -214,9 +214,12 @@ macro_rules! assert_err {
 }
 pub(crate) use assert_err;
 
-/// Whether the other side died, whatever became of the operation.
-pub fn died<T>(result: &Result<T, Error>) -> bool {
-    matches!(result, Err(Error::PeerDied { .. }))
+/// Sends a signal to a process that this test has started and not yet waited for.
+pub fn signal(pid: u32, signal: i32) {
+    let pid = i32::try_from(pid).expect("a process id");
+    // SAFETY: takes plain numbers.
+    let sent = unsafe { libc::kill(pid, signal) };
+    assert_eq!(sent, 0, "signal {pid}: {}", std::io::Error::last_os_error());
 }
 
 /// Closes the link in order and demands that the role ended well.

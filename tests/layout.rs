@@ -1,0 +1,2 @@
+//! x
+#[test] fn show() { let t = busway::Geometry::default().plan().unwrap(); println!("{}", t.len()); for s in t.sections() { println!("{s:?}"); } }
