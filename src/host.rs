@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -58,6 +59,7 @@ impl Host {
     /// [`JoinError::ChildExited`], [`JoinError::NobodyInTime`] and the other reasons of [`JoinError`], in [`Error::Join`];
     /// [`Error::VersionMismatch`]; I/O errors. The child is then killed and reaped.
     pub fn spawn(&self, mut command: Command) -> Result<Process> {
+        self.config.geometry.check()?;
         let deadline = Deadline::after(self.patience);
         let (socket, theirs) = Socket::pair()?;
         let number = theirs.as_fd().as_raw_fd();
@@ -96,8 +98,9 @@ impl Host {
     /// that a dead listener left behind is replaced.
     ///
     /// # Errors
-    /// I/O errors, among them that somebody else listens there.
+    /// I/O errors, among them that somebody else listens there; a geometry out of bounds.
     pub fn listen(&self, path: impl AsRef<Path>) -> Result<Listener> {
+        self.config.geometry.check()?;
         let path = path.as_ref().to_path_buf();
         let address = SocketAddrUnix::new(&path).map_err(Error::io("use the path of a socket"))?;
         let new_socket = || {
@@ -108,7 +111,9 @@ impl Host {
         // Before anybody connects, so that the very first packet says who sent it.
         sockopt::set_socket_passcred(&socket, true).map_err(Error::io("ask for credentials"))?;
         let mut bound = bind(&socket, &address);
+        // Refused also by a file that is no socket, which is not ours to remove.
         if bound == Err(rustix::io::Errno::ADDRINUSE)
+            && std::fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket())
             && rustix::net::connect(new_socket()?, &address) == Err(rustix::io::Errno::CONNREFUSED)
         {
             let _ = std::fs::remove_file(&path);

@@ -6,14 +6,17 @@
 
 #![cfg(busway_loom)]
 
-use busway::sync::spin_loop;
+use busway::internals::link::{Calls, FreeCells, words};
+use busway::sync::{Mutex, PeerCell, set_thread_number, spin_loop};
 use busway::{Deadline, Idle, Message, Pending, Request};
 use busway_loom_tests::{Ends, Failure, Model, Payload, ends, on_thread};
+use std::sync::Arc;
 
 const ONE_CALLER: Model = Model::new("calls: two calls one after the other");
-const TWO_CALLERS: Model = Model::new("calls: two callers, the second may get the first one's cell");
+const TWO_CALLERS: Model = Model::new("calls: two callers, the second gets the first one's cell");
 const TWO_SERVERS: Model = Model::new("calls: two servers, the second gets the first one's cell");
-const PLACES: Model = Model::new("calls: two callers pass two cells through their places");
+const ONE_CELL: Model = Model::new("calls: two callers pass one cell through their places");
+const TWO_CELLS: Model = Model::new("calls: two callers pass two cells through their places and among the strays").bound(3);
 const RIDING: Model = Model::new("calls: two calls with the only slot");
 const REPLIED: Model = Model::new("calls: two replies with the only slot");
 
@@ -74,24 +77,36 @@ fn one_caller() {
 
 fn two_callers() {
     let ends = ends(Idle::Park);
+    // All cells but one are in use, or kept for nested calls.
+    let others: Vec<_> = (0..6).map(|_| ends.host.submit(0, b"", Deadline::NEVER).expect("room")).collect();
+    let held: Vec<_> = (0..6).map(|_| receive(&ends)).collect();
     let first = ends.host.submit(1, b"", Deadline::NEVER).expect("room");
-    let others = on_thread(&ends, |ends| {
+    let second = on_thread(&ends, |ends| {
         serve_one(ends);
-        // As soon as the first caller is done with its cell, this call may take it.
-        let second = ends.host.submit(2, b"", Deadline::NEVER).expect("room");
+        // As soon as the first caller is done with its cell, this call takes it.
+        let second = loop {
+            match ends.host.try_submit(2, b"", Deadline::NEVER) {
+                Ok(second) => break second,
+                Err(_) => spin_loop(),
+            }
+        };
         serve_one(ends);
         check(second, 2);
     });
     check(first, 1);
-    others.join().unwrap();
+    second.join().unwrap();
+    held.into_iter().for_each(|request| request.reply(b"").expect("an open link"));
+    drop(others);
     nothing_is_out(&ends);
 }
 
 fn two_servers() {
     let ends = ends(Idle::Park);
+    // A numbered thread uses its last cell again.
+    set_thread_number(0);
     let server = on_thread(&ends, serve_one);
     call(&ends, 1);
-    // The cell is free again, perhaps before the first server has returned from its reply.
+    // Perhaps before the first server has returned from its reply.
     let second = ends.host.submit(2, b"", Deadline::NEVER).expect("room");
     serve_one(&ends);
     check(second, 2);
@@ -145,6 +160,48 @@ fn replied() {
     nothing_is_out(&ends);
 }
 
+/// Two threads with a place each call through `cells` cells, up to `at_once` at a time. In place of the reply there is a
+/// tracked value for each cell, which its holder writes.
+fn passed_among_threads(cells: u32, at_once: usize, rounds: u64) {
+    struct Shared {
+        calls: Calls,
+        free: Mutex<FreeCells>,
+        replies: Vec<PeerCell<u64>>,
+    }
+    fn thread(shared: &Shared, number: usize, at_once: usize, rounds: u64) {
+        set_thread_number(number);
+        for value in 0..rounds {
+            let take = |_| shared.calls.take(&mut shared.free.lock(), 0);
+            let taken: Vec<_> = (0..at_once).filter_map(take).collect();
+            for (cell, _) in &taken {
+                // SAFETY: the cell was taken by this thread. Whether it is nobody else's is what the model checks.
+                unsafe { shared.replies[*cell as usize].write(value) }
+            }
+            taken.into_iter().for_each(|(cell, _)| shared.calls.keep(cell));
+        }
+    }
+    let (calls, free) = Calls::new(cells, words::CALL_GENERATION - 1);
+    let replies = (0..cells).map(|_| PeerCell::new(0)).collect();
+    let shared = Arc::new(Shared { calls, free: Mutex::new(free), replies });
+    let other = shared.clone();
+    let other = loom::thread::spawn(move || thread(&other, 1, at_once, rounds));
+    thread(&shared, 0, at_once, rounds);
+    other.join().unwrap();
+    let mut free = shared.free.lock();
+    assert_eq!(shared.calls.in_use(&mut free), 0, "a cell was lost");
+    let mut all: Vec<_> = core::iter::from_fn(|| shared.calls.take(&mut free, 0)).map(|(cell, _)| cell).collect();
+    all.sort_unstable();
+    assert_eq!(all, Vec::from_iter(0..cells), "a cell was lost or doubled");
+}
+
+fn one_cell_among_threads() {
+    passed_among_threads(1, 1, 2);
+}
+
+fn two_cells_among_threads() {
+    passed_among_threads(2, 2, 2);
+}
+
 #[test]
 fn a_reply_arrives_whole() {
     ONE_CALLER.holds(one_caller);
@@ -188,7 +245,7 @@ fn a_slot_rides_and_comes_back() {
 
 #[test]
 fn a_riding_slot_is_not_free() {
-    RIDING.fails("call: slot free while it rides", Failure::Race, riding);
+    RIDING.fails("arena: riding slot free", Failure::Race, riding);
 }
 
 #[test]
@@ -204,4 +261,24 @@ fn a_slot_is_given_back_with_release() {
 #[test]
 fn a_slot_is_reused_once_given_back() {
     REPLIED.fails("arena: reuse before release", Failure::Race, replied);
+}
+
+#[test]
+fn a_cell_has_one_holder() {
+    ONE_CELL.holds(one_cell_among_threads);
+}
+
+#[test]
+fn keeping_a_cell_releases() {
+    ONE_CELL.fails("call: cell kept without release", Failure::Race, one_cell_among_threads);
+}
+
+#[test]
+fn collecting_a_cell_acquires() {
+    ONE_CELL.fails("call: cell collected without acquire", Failure::Race, one_cell_among_threads);
+}
+
+#[test]
+fn each_cell_has_one_holder() {
+    TWO_CELLS.holds(two_cells_among_threads);
 }

@@ -12,7 +12,8 @@ use busway_loom_tests::{Failure, Model};
 use core::ptr::NonNull;
 use std::sync::Arc;
 
-const RING: Model = Model::new("ring: four messages through two entries, across the wrap");
+const SINGLY: Model = Model::new("ring: four messages through two entries, across the wrap");
+const TOGETHER: Model = Model::new("ring: two batches of two messages through two entries, across the wrap");
 
 const CAPACITY: u32 = 2;
 const MESSAGES: u32 = 4;
@@ -24,7 +25,8 @@ struct Shared {
     pos: AtomicU32,
 }
 
-fn ring() {
+/// Sends the messages, `together` at a time.
+fn ring(together: u32) {
     let entries = (0..CAPACITY).map(|i| Entry::new(i, CAPACITY, START, 0)).collect();
     let shared = Arc::new(Shared { entries, pos: AtomicU32::new(START) });
     let at: NonNull<Entry<u64>> = NonNull::from(&shared.entries[..]).cast();
@@ -35,11 +37,14 @@ fn ring() {
     };
     let alive = shared.clone();
     let sender = loom::thread::spawn(move || {
-        for message in 0..MESSAGES {
-            while !tx.has_room(1, 0).expect("the consumer does not lie") {
+        for first in (0..MESSAGES).step_by(together as usize) {
+            while tx.room(together).expect("the consumer does not lie") < together {
                 spin_loop();
             }
-            tx.publish(message, value(message));
+            match together {
+                1 => tx.publish(first, value(first)),
+                _ => tx.publish_all(&[(first, value(first)), (first + 1, value(first + 1))]),
+            }
         }
         drop(alive);
     });
@@ -57,26 +62,49 @@ fn ring() {
     sender.join().unwrap();
 }
 
+fn singly() {
+    ring(1);
+}
+
+fn together() {
+    ring(2);
+}
+
 fn value(message: u32) -> u64 {
     u64::from(message) + 100
 }
 
 #[test]
 fn messages_arrive_whole_and_in_order() {
-    RING.holds(ring);
+    SINGLY.holds(singly);
 }
 
 #[test]
 fn publishing_releases() {
-    RING.fails("spsc: publish without release", Failure::Race, ring);
+    SINGLY.fails("spsc: publish without release", Failure::Race, singly);
 }
 
 #[test]
 fn taking_acquires() {
-    RING.fails("spsc: take without acquire", Failure::Race, ring);
+    SINGLY.fails("spsc: take without acquire", Failure::Race, singly);
 }
 
 #[test]
 fn room_is_acquired() {
-    RING.fails("spsc: pos without acquire", Failure::Race, ring);
+    SINGLY.fails("spsc: pos without acquire", Failure::Race, singly);
+}
+
+#[test]
+fn batches_arrive_whole_and_in_order() {
+    TOGETHER.holds(together);
+}
+
+#[test]
+fn publishing_a_batch_releases() {
+    TOGETHER.fails("spsc: publish without release", Failure::Race, together);
+}
+
+#[test]
+fn room_for_a_batch_is_acquired() {
+    TOGETHER.fails("spsc: pos without acquire", Failure::Race, together);
 }

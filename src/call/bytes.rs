@@ -25,6 +25,8 @@ use bytemuck::{AnyBitPattern, NoUninit};
 pub struct PeerBytes<'a> {
     base: NonNull<u8>,
     len: usize,
+    /// Memory of this process that nobody writes: copied the ordinary way.
+    private: bool,
     _memory: PhantomData<&'a [u8]>,
 }
 
@@ -42,7 +44,7 @@ impl<'a> PeerBytes<'a> {
     /// # Safety
     /// `base` is valid for reads of `len` bytes for `'a`, and no thread of this process writes them meanwhile.
     pub(crate) unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
-        Self { base, len, _memory: PhantomData }
+        Self { base, len, private: false, _memory: PhantomData }
     }
 
     /// Number of bytes.
@@ -61,7 +63,7 @@ impl<'a> PeerBytes<'a> {
             return None;
         }
         // SAFETY: inside ours.
-        Some(unsafe { Self::new(self.base.add(range.start), range.end - range.start) })
+        Some(Self { base: unsafe { self.base.add(range.start) }, len: range.end - range.start, ..*self })
     }
 
     /// Copies a value out of the bytes at `at`; `None` if it does not fit there. Needs no alignment.
@@ -73,7 +75,7 @@ impl<'a> PeerBytes<'a> {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: in bounds; the target is ours; any bits are a valid `T`.
         unsafe {
-            copy(self.base.as_ptr().add(at), value.as_mut_ptr().cast(), size_of::<T>());
+            self.copy_out(at, value.as_mut_ptr().cast(), size_of::<T>());
             Some(value.assume_init())
         }
     }
@@ -86,7 +88,7 @@ impl<'a> PeerBytes<'a> {
     pub fn copy_to(&self, to: &mut [u8]) {
         assert_eq!(to.len(), self.len, "the target must have the length of the payload");
         // SAFETY: the target is exclusively ours and as long.
-        unsafe { copy(self.base.as_ptr(), to.as_mut_ptr(), self.len) }
+        unsafe { self.copy_out(0, to.as_mut_ptr(), self.len) }
     }
 
     /// A copy of everything.
@@ -94,10 +96,21 @@ impl<'a> PeerBytes<'a> {
         let mut to = Vec::with_capacity(self.len);
         // SAFETY: the capacity is there, and the copy initialises all of it.
         unsafe {
-            copy(self.base.as_ptr(), to.as_mut_ptr(), self.len);
+            self.copy_out(0, to.as_mut_ptr(), self.len);
             to.set_len(self.len);
         }
         to
+    }
+
+    /// # Safety
+    /// `len` bytes from `at` on are inside; `to` is valid for as many and lies elsewhere.
+    #[inline(always)]
+    unsafe fn copy_out(&self, at: usize, to: *mut u8, len: usize) {
+        // SAFETY: by this function's contract and that of `new`.
+        unsafe {
+            let from = self.base.as_ptr().add(at);
+            if self.private { to.copy_from_nonoverlapping(from, len) } else { copy(from, to, len) }
+        }
     }
 
     /// The bytes one after the other, each read once.
@@ -114,10 +127,10 @@ impl<'a> PeerBytes<'a> {
 }
 
 impl<'a, T: NoUninit> From<&'a [T]> for PeerBytes<'a> {
+    #[inline(always)]
     fn from(slice: &'a [T]) -> Self {
         let bytes: &[u8] = bytemuck::cast_slice(slice);
-        // SAFETY: borrowed for `'a`, so nobody writes.
-        unsafe { Self::new(NonNull::from(bytes).cast(), bytes.len()) }
+        Self { base: NonNull::from(bytes).cast(), len: bytes.len(), private: true, _memory: PhantomData }
     }
 }
 
@@ -261,7 +274,7 @@ mod tests {
         #[test]
         fn copies_what_is_there(len in prop_oneof![0usize..300, 1000usize..1100, 4000usize..4200], shift in 0usize..16) {
             let memory: Vec<u8> = (0..len + shift).map(|i| (i * 31) as u8).collect();
-            let bytes = PeerBytes::from(&memory[shift..]);
+            let bytes = PeerBytes { private: shift % 2 == 0, ..PeerBytes::from(&memory[shift..]) };
             let mut to = vec![0; len];
             bytes.copy_to(&mut to);
             prop_assert_eq!(&to, &memory[shift..]);

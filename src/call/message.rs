@@ -61,7 +61,7 @@ impl<'a> Message<'a> {
     }
 
     /// The payload, readable in place whoever sent it.
-    #[inline]
+    #[inline(always)]
     pub fn bytes(&self) -> PeerBytes<'_> {
         match &self.data {
             Data::Inline { words, len } => PeerBytes::from(&bytemuck::bytes_of(words)[..usize::from(*len)]),
@@ -72,7 +72,7 @@ impl<'a> Message<'a> {
 
     /// The payload as a slice, if nobody can change it under the reader: it came inline, or from a side that is trusted (a
     /// plugin trusts its host; a host trusts its plugin only if so configured).
-    #[inline]
+    #[inline(always)]
     pub fn as_slice(&self) -> Option<&[u8]> {
         match &self.data {
             Data::Inline { words, len } => Some(&bytemuck::bytes_of(words)[..usize::from(*len)]),
@@ -93,7 +93,7 @@ impl<'a> Message<'a> {
     ///
     /// # Errors
     /// [`Error::WrongSize`] if the payload is not exactly as long as a `T`.
-    #[inline]
+    #[inline(always)]
     pub fn read<T: AnyBitPattern>(&self) -> Result<T> {
         let wrong = Error::WrongSize { len: self.len(), want: size_of::<T>() };
         if self.len() != size_of::<T>() { Err(wrong) } else { self.bytes().read(0).ok_or(wrong) }

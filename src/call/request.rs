@@ -84,12 +84,15 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// As [`loan`](Self::loan); the caller then gets [`reject::NO_SLOT`].
-    #[inline]
+    #[inline(always)]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
-        let payload = payload.into();
-        if payload.len() <= INLINE_REPLY {
-            return self.answer(Outcome::Inline(payload.as_ref()));
+        match payload.into() {
+            Payload::Bytes(bytes) if bytes.len() <= INLINE_REPLY => self.answer(Outcome::Inline(bytes)),
+            payload => self.reply_loan(payload),
         }
+    }
+
+    fn reply_loan(&mut self, payload: Payload<'_>) -> Result<()> {
         let loan = match payload {
             Payload::Loan(loan) => Ok(loan),
             Payload::Bytes(bytes) => self.loan(bytes.len()).map(|mut loan| {
@@ -98,6 +101,7 @@ impl<'a> Request<'a> {
             }),
         };
         match loan {
+            Ok(loan) if loan.len() <= INLINE_REPLY => self.answer(Outcome::Inline(&loan)),
             Ok(loan) => self.answer(Outcome::Reply(loan)),
             Err(e) => {
                 self.answer(Outcome::Rejected(reject::NO_SLOT))?;
@@ -172,7 +176,7 @@ impl<'a> Request<'a> {
         Request { head: self.head, answered, message: self.message.take().into_owned() }
     }
 
-    #[inline]
+    #[inline(always)]
     fn answer(&mut self, outcome: Outcome<'_>) -> Result<()> {
         if core::mem::replace(&mut self.answered, true) {
             return Ok(());

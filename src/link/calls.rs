@@ -99,9 +99,10 @@ impl Calls {
     /// Collects the cells that were freed without the lock.
     #[cold]
     fn collect(&self, cells: &mut FreeCells) {
+        let acquire = if mutant("call: cell collected without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         for (word, strays) in (0..).zip(&self.strays) {
             // Acquire meets the release of whoever was the last to read the cell; so below.
-            let mut bits = strays.swap(0, Ordering::Acquire);
+            let mut bits = strays.swap(0, acquire);
             while bits != 0 {
                 cells.free.push(word * 64 + bits.trailing_zeros());
                 bits &= bits - 1;
@@ -109,7 +110,7 @@ impl Calls {
         }
         for place in &self.places {
             // Under the lock nobody else empties a place, and its thread fills only an empty one.
-            if let Some(cell) = place.load(Ordering::Acquire).checked_sub(1) {
+            if let Some(cell) = place.load(acquire).checked_sub(1) {
                 place.store(0, Ordering::Relaxed);
                 cells.free.push(cell);
             }
@@ -119,12 +120,13 @@ impl Calls {
     /// Frees a cell whose reply was read, without the lock: in the place of this thread, or among the strays.
     #[inline]
     pub fn keep(&self, cell: u32) {
+        let release = if mutant("call: cell kept without release") { Ordering::Relaxed } else { Ordering::Release };
         if let Some(place) = thread_number().map(|n| &self.places[n])
             && place.load(Ordering::Relaxed) == 0
         {
-            place.store(cell + 1, Ordering::Release);
+            place.store(cell + 1, release);
         } else {
-            self.strays[cell as usize / 64].fetch_or(1 << (cell % 64), Ordering::Release);
+            self.strays[cell as usize / 64].fetch_or(1 << (cell % 64), release);
         }
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.wake_one();

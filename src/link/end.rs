@@ -260,20 +260,27 @@ impl End {
         if self.ended_now().is_some() {
             return;
         }
-        let (pidfds, control) = doorbell.watched().split_at(self.pidfds);
+        let watched = doorbell.watched();
         let mut rings = [0; 1];
         let unasked = |fd: &OwnedFd| matches!(rustix::net::recv(fd, &mut rings, RecvFlags::DONTWAIT), Ok((_, 1..)));
-        if control.iter().any(unasked) {
+        if watched[self.pidfds..].iter().any(unasked) {
             self.poison(Violation::ControlMessage);
             return;
         }
-        // A process that dies closes its sockets a moment before its pidfd says so.
-        let mut fds: Vec<_> = pidfds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        // A process that dies closes its sockets a moment before its pidfd says so. The first pidfd is that of the process
+        // that attached: if only its wrapper died, it lives and may take calls yet.
         let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        let died = poll(&mut fds, Some(&moment)).unwrap_or(0) > 0;
+        let died = poll(&mut [PollFd::new(&watched[0], PollFlags::IN)], Some(&moment)).unwrap_or(0) > 0;
         // It may have closed the link in order just before. Alive, it has hung up, and nothing more will come.
         if self.ended_now().is_none() {
             self.end(if died { Ended::PeerDied } else { Ended::ByPeer });
+        }
+    }
+
+    /// Finds out whether the peer is gone, for waits that sleep on something else than the doorbell.
+    pub(super) fn look_for_alarm(&self) {
+        if self.doorbell.as_ref().is_some_and(Doorbell::alarmed) {
+            self.alarm();
         }
     }
 
@@ -285,7 +292,7 @@ impl End {
         }
         let word = self.theirs.control.state.0.hint();
         let draining = word != state::OPEN || self.draining.load(Ordering::Relaxed);
-        if (draining && !(nested && word == state::DRAINING)) || self.ended.load(Ordering::Relaxed) != 0 {
+        if (draining && !(nested && word != state::CLOSED)) || self.ended.load(Ordering::Relaxed) != 0 {
             return Err(self.ended_now().map_or(Error::Closed, Ended::refusal));
         }
         Ok(())
@@ -330,7 +337,9 @@ impl End {
     /// After a reply: wakes the thread that waits for it, by its own mark.
     #[inline]
     pub(super) fn notify_caller(&self, cell: u32, generation: u32, slots: bool) {
-        fence(Ordering::SeqCst);
+        if !mutant("wake: replier without fence") {
+            fence(Ordering::SeqCst);
+        }
         if self.theirs.control.sleepers.0.hint() != 0 {
             self.notify_sleeping_caller(cell, generation, slots);
         }
@@ -434,6 +443,7 @@ impl End {
                 // Handlers of ours and of the peer finish without ringing anybody, so this looks every millisecond.
                 let until = deadline.sooner(Duration::from_millis(1)).until();
                 sync::futex_wait(FutexWord::private(&self.ended, 0), until);
+                self.look_for_alarm();
             }
         }
         self.end(Ended::ByUs);

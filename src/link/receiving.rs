@@ -2,6 +2,7 @@
 
 use super::end::{End, Handler};
 use super::intake::{CHUNK, Taken};
+use super::sending::copy_short;
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
 use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ticket, reject};
@@ -31,7 +32,7 @@ impl End {
     }
 
     /// Waits for the next request.
-    #[inline]
+    #[inline(always)]
     pub fn recv(&self, deadline: Deadline) -> Result<Request<'_>> {
         let mut spun = false;
         loop {
@@ -281,7 +282,7 @@ impl Bus for End {
             Outcome::Inline(bytes) => {
                 flags |= reply::OK;
                 body.length = bytes.len() as u64;
-                bytemuck::bytes_of_mut(&mut body.inline)[..bytes.len()].copy_from_slice(bytes);
+                copy_short(&mut body.inline, bytes);
             }
             Outcome::Rejected(code) => (flags, body.code) = (flags | reply::REJECTED, code),
             Outcome::Panicked => flags |= reply::PANICKED,
@@ -392,7 +393,7 @@ impl<'a> Requests<'a> {
 impl<'a> Iterator for Requests<'a> {
     type Item = Request<'a>;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<Request<'a>> {
         loop {
             if self.at >= self.len && !self.fill(false) {

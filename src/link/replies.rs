@@ -7,7 +7,7 @@ use super::words::{self, reply};
 use crate::call::{Data, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
-use crate::sync::{self, Ordering, fence};
+use crate::sync::{self, Ordering, fence, mutant};
 use crate::wake::HOW_BITS;
 
 impl End {
@@ -136,6 +136,10 @@ impl End {
     /// Takes the reply that has arrived, and frees the cell.
     #[inline(always)]
     pub(super) fn take_reply(&self, ticket: &Ticket) -> Result<Data> {
+        if mutant("call: cell free before its reply is read") {
+            self.calls.keep(ticket.cell);
+            return self.read_reply(ticket);
+        }
         let result = self.read_reply(ticket);
         self.calls.keep(ticket.cell);
         result

@@ -73,6 +73,17 @@ impl End {
         Ok(unsafe { Loan::new(place, len, self.hold()) })
     }
 
+    /// Whether a slot for so many bytes can be had without waiting. A hint.
+    fn has_slot(&self, len: usize) -> bool {
+        self.arena.class_for(len).is_ok_and(|class| match self.arena.loan(class) {
+            Some(slot) => {
+                self.arena.give_back(slot);
+                true
+            }
+            None => false,
+        })
+    }
+
     /// Finds a place for `len` bytes, of which up to `inline` travel without a slot.
     #[inline(always)]
     pub(super) fn place(&self, len: usize, inline: usize, deadline: Option<Deadline>) -> Result<Place> {
@@ -103,53 +114,61 @@ impl End {
         }
     }
 
-    /// Finds a place for the payload. A short one goes into the body; a slot is the loan's until the request is committed.
-    #[inline(always)]
-    fn prepare<'a>(
-        &'a self,
-        body: &mut Body,
-        payload: Payload<'a>,
-        deadline: Deadline,
-        wait: bool,
-    ) -> Result<Option<Loan<'a>>> {
-        let len = payload.len();
-        body.deadline = deadline.as_nanos();
-        if len <= words::INLINE_REQUEST {
-            // A loan this short is no slot, or one that is not worth its cache line.
-            copy_short(&mut body.inline, payload.as_ref());
-            body.length = len as u32;
-            return Ok(None);
-        }
-        body.length = 0;
-        body.inline[1] = len as u64;
+    /// A payload that is too long for an entry, or a loan of any length, as a loan.
+    fn to_loan<'a>(&'a self, payload: Payload<'a>, deadline: Deadline, wait: bool) -> Result<Loan<'a>> {
         match payload {
             Payload::Bytes(bytes) => {
-                let mut loan = self.loan(len, wait.then_some(deadline))?;
+                let mut loan = self.loan(bytes.len(), wait.then_some(deadline))?;
                 loan.copy_from_slice(bytes);
-                Ok(Some(loan))
+                Ok(loan)
             }
             Payload::Loan(loan) if !loan.belongs_to(core::ptr::from_ref(self).cast()) => {
                 Err(Error::Unsupported { what: "a loan of another link" })
             }
-            Payload::Loan(loan) => Ok(Some(loan)),
+            Payload::Loan(loan) => Ok(loan),
         }
     }
 
-    /// Completes an entry whose room is there: its tag, and its ticket if it is a call. From here on its slot belongs to the
-    /// message.
+    /// Writes a short payload into an entry.
     #[inline(always)]
-    fn commit(&self, body: &mut Body, loan: Option<Loan<'_>>, needs: Needs, cell: Option<CellOf>) -> (u32, Option<Ticket>) {
-        let mut tag = u32::from(needs.kind) | needs.parent.map_or(0, |cell| (cell + 1) << 16);
-        let mut slot = None;
-        if let Some((Place::Slot { slot: id, .. }, _)) = loan.map(Loan::into_parts) {
-            let reference = if needs.kind == entry::CALL { self.arena.ride(id) } else { self.arena.lend(id) };
-            tag |= u32::from(entry::SLOT) << 8;
-            body.inline[0] = reference.bits();
-            slot = Some(id);
+    fn carry_bytes(bytes: &[u8]) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+        move |body| {
+            copy_short(&mut body.inline, bytes);
+            body.length = bytes.len() as u32;
+            None
         }
+    }
+
+    /// Writes the reference to a loan's slot into an entry; from then on the slot belongs to the message.
+    fn carry_loan(&self, loan: Loan<'_>, needs: Needs) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+        move |body| match loan.into_parts() {
+            (Place::Inline(_), _) => unreachable!("a loan without a slot is short"),
+            (Place::Slot { slot, .. }, len) => {
+                let reference = if needs.kind == entry::CALL { self.arena.ride(slot) } else { self.arena.lend(slot) };
+                body.length = 0;
+                body.inline[..2].copy_from_slice(&[reference.bits(), len as u64]);
+                Some(slot)
+            }
+        }
+    }
+
+    /// Completes an entry whose room is there: its tag, and its ticket if it is a call.
+    #[inline(always)]
+    fn commit(
+        body: &mut Body,
+        needs: Needs,
+        cell: Option<CellOf>,
+        deadline: Deadline,
+        carry: impl FnOnce(&mut Body) -> Option<SlotId>,
+    ) -> (u32, Option<Ticket>) {
+        let slot = carry(body);
+        body.deadline = deadline.as_nanos();
+        let flags = if slot.is_some() { entry::SLOT } else { 0 };
+        let parent = needs.parent.map_or(0, |cell| cell + 1);
+        let tag = u32::from(needs.kind) | u32::from(flags) << 8 | parent << 16;
         let Some((cell, generation)) = cell else { return (tag, None) };
         body.call = u64::from(generation) << 32 | u64::from(cell);
-        (tag, Some(Ticket { cell, generation, slot, deadline: Deadline::from_nanos(body.deadline) }))
+        (tag, Some(Ticket { cell, generation, slot, deadline }))
     }
 
     /// Whether the ring has room and, for a call, a cell is free, which is then taken.
@@ -204,6 +223,7 @@ impl End {
             drop(tx);
             if no_cell {
                 self.calls.wait_freed(freed, deadline);
+                self.look_for_alarm();
                 self.stopped(deadline).map_err(Stop::refusal)?;
             } else {
                 // Any step of the peer's position; the room is looked for again under the lock.
@@ -225,13 +245,49 @@ impl End {
         deadline: Deadline,
         wait: bool,
     ) -> Result<Option<Ticket>> {
+        match payload {
+            Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
+                self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
+            }
+            payload => self.send_loan(needs, method, payload, deadline, wait),
+        }
+    }
+
+    fn send_loan(
+        &self,
+        needs: Needs,
+        method: u32,
+        payload: Payload<'_>,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Option<Ticket>> {
         self.usable(needs.parent.is_some())?;
-        let (len, mut cell) = (payload.len() as u64, None);
-        let mut body = Body { method, ..Body::default() };
-        let loan = self.prepare(&mut body, payload, deadline, wait)?;
+        let loan = self.to_loan(payload, deadline, wait)?;
+        let len = loan.len();
+        if len <= words::INLINE_REQUEST {
+            // No slot, or one that was cut so short that it is not worth its cache line.
+            return self.publish(needs, method, len, deadline, wait, Self::carry_bytes(&loan));
+        }
+        self.publish(needs, method, len, deadline, wait, self.carry_loan(loan, needs))
+    }
+
+    /// Publishes one request. What `carry` holds is given back if there is no room.
+    #[inline(always)]
+    fn publish(
+        &self,
+        needs: Needs,
+        method: u32,
+        len: usize,
+        deadline: Deadline,
+        wait: bool,
+        carry: impl FnOnce(&mut Body) -> Option<SlotId>,
+    ) -> Result<Option<Ticket>> {
+        self.usable(needs.parent.is_some())?;
+        let mut cell = None;
         let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
-        let (tag, ticket) = self.commit(&mut body, loan, needs, cell);
-        tx.publish(self, tag, &body, len);
+        let mut body = Body { method, ..Body::default() };
+        let (tag, ticket) = Self::commit(&mut body, needs, cell, deadline, carry);
+        tx.publish(self, tag, &body, len as u64);
         drop(tx);
         self.notify(true, false);
         Ok(ticket)
@@ -266,13 +322,16 @@ impl End {
     }
 }
 
-/// Copies up to 32 bytes. What is behind them stays as it was.
+/// Copies bytes that travel inline. What is behind them stays as it was.
 #[inline(always)]
-fn copy_short(to: &mut [u64; 4], bytes: &[u8]) {
-    let to: &mut [u8; 32] = bytemuck::cast_mut(to);
+pub(super) fn copy_short<const N: usize>(to: &mut [u64; N], bytes: &[u8])
+where
+    [u64; N]: bytemuck::Pod,
+{
+    let to = bytemuck::bytes_of_mut(to);
     // The common lengths without a call of memcpy.
     match bytes.len() {
-        32 => to.copy_from_slice(bytes),
+        32 => to[..32].copy_from_slice(bytes),
         16 => to[..16].copy_from_slice(bytes),
         8 => to[..8].copy_from_slice(bytes),
         len => to[..len].copy_from_slice(bytes),
@@ -407,43 +466,65 @@ impl<'a> Batch<'a> {
         deadline: Deadline,
         wait: bool,
     ) -> Result<Option<Ticket>> {
+        match payload {
+            Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
+                self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
+            }
+            payload => self.push_loan(needs, method, payload, deadline, wait),
+        }
+    }
+
+    fn push_loan(
+        &mut self,
+        needs: Needs,
+        method: u32,
+        payload: Payload<'_>,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Option<Ticket>> {
         let end = self.end;
-        let len = payload.len();
-        let payload = match payload {
-            Payload::Bytes(bytes) if len > words::INLINE_REQUEST => self.copy_to_slot(bytes, deadline, wait)?.into(),
-            payload => payload,
-        };
+        end.usable(false)?;
+        if let Payload::Bytes(bytes) = &payload
+            && !end.has_slot(bytes.len())
+        {
+            // What is gathered may be what the other side has to see before it gives slots back.
+            self.flush();
+        }
+        let loan = end.to_loan(payload, deadline, wait)?;
+        let len = loan.len();
+        if len <= words::INLINE_REQUEST {
+            return self.gather(needs, method, len, deadline, wait, End::carry_bytes(&loan));
+        }
+        self.gather(needs, method, len, deadline, wait, end.carry_loan(loan, needs))
+    }
+
+    #[inline(always)]
+    fn gather(
+        &mut self,
+        needs: Needs,
+        method: u32,
+        len: usize,
+        deadline: Deadline,
+        wait: bool,
+        carry: impl FnOnce(&mut Body) -> Option<SlotId>,
+    ) -> Result<Option<Ticket>> {
         if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
             self.reserve(needs, deadline, wait)?;
         }
-        let (tag, body) = &mut self.gathered[self.len];
-        body.method = method;
-        let loan = end.prepare(body, payload, deadline, false)?;
         let cell = (needs.kind == entry::CALL).then(|| {
             self.cells_left -= 1;
             self.cells[self.cells_left]
         });
+        let (tag, body) = &mut self.gathered[self.len];
+        body.method = method;
         let ticket;
-        (*tag, ticket) = end.commit(body, loan, needs, cell);
+        (*tag, ticket) = End::commit(body, needs, cell, deadline, carry);
         self.bytes += len as u64;
         self.len += 1;
         if self.len == GATHER {
             self.flush();
         }
         Ok(ticket)
-    }
-
-    fn copy_to_slot(&mut self, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Loan<'a>> {
-        let mut loan = match self.end.loan(bytes.len(), None) {
-            Err(Error::Full) => {
-                // What is gathered may be what the other side has to see before it gives slots back.
-                self.flush();
-                self.end.loan(bytes.len(), wait.then_some(deadline))?
-            }
-            other => other?,
-        };
-        loan.copy_from_slice(bytes);
-        Ok(loan)
     }
 
     /// Makes sure of an entry for one more request and, for a call, of a cell; and of more, as far as there are, so that the

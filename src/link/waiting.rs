@@ -46,9 +46,7 @@ impl End {
                 }
                 if turns == u32::MAX && turn >= ALARM_TURNS {
                     turn = 0;
-                    if self.doorbell.as_ref().is_some_and(|d| d.wait(Some(1))) {
-                        self.alarm();
-                    }
+                    self.look_for_alarm();
                 }
             }
         }

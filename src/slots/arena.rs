@@ -178,9 +178,19 @@ impl Arena {
     /// Takes a slot of the class out of some thread's place.
     fn collect(&self, class: u8) -> Option<u32> {
         let order = if mutant("arena: collect without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
-        let places = self.places.iter().filter_map(|places| places.get(usize::from(class)));
-        // Its thread may take it first, and put another slot there: whatever it holds, one of us gets it.
-        places.filter(|place| place.load(Ordering::Relaxed) != 0).find_map(|place| place.swap(0, order).checked_sub(1))
+        let mut places = self.places.iter().filter_map(|places| places.get(usize::from(class)));
+        places.find_map(|place| {
+            let mut held = place.load(Ordering::Relaxed);
+            // Its thread may take it first, and put another slot there: whatever it holds, one of us gets it. (A swap would
+            // do; but one that finds nothing is a store, which loom may order behind the store that fills the place.)
+            while held != 0 {
+                match place.compare_exchange_weak(held, 0, order, Ordering::Relaxed) {
+                    Ok(_) => return Some(held - 1),
+                    Err(now) => held = now,
+                }
+            }
+            None
+        })
     }
 
     /// Gives a loaned slot back unsent, or a riding one whose reply gave it back. Returns whether somebody waits for it.
@@ -211,6 +221,9 @@ impl Arena {
 
     /// Sends a loaned slot along with a call: the reply gives it back, or says that it did not, see [`detach`](Self::detach).
     pub fn ride(&self, slot: SlotId) -> SlotRef {
+        if mutant("arena: riding slot free") {
+            self.give_back(slot);
+        }
         self.leave(slot, 0)
     }
 

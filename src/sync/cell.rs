@@ -15,8 +15,8 @@ impl<T> core::fmt::Debug for PeerCell<T> {
 
 /// A value in shared memory, written by its owner and read by value by the peer.
 ///
-/// The reader may be facing a peer that writes at any moment, so natively a read is a sequence of relaxed atomic loads in
-/// units of the alignment of `T` (at most eight bytes): never undefined behaviour, never a reference. Whether the value is
+/// The reader may be facing a peer that writes at any moment, so natively a read is a sequence of relaxed atomic loads
+/// (or of instructions that amount to them): never undefined behaviour, never a reference. Whether the value is
 /// whole is a matter of the protocol around it: the reader has seen, with acquire, the word that the owner published with
 /// release after writing. Under loom the cell is tracked, so a protocol that reads too early or writes too late fails the
 /// model.
@@ -64,15 +64,28 @@ impl<T: NoUninit + AnyBitPattern> PeerCell<T> {
 #[cfg(not(busway_loom))]
 #[inline(always)]
 fn read_relaxed<T: AnyBitPattern>(from: *const T) -> T {
-    use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
     let mut value = core::mem::MaybeUninit::<T>::uninit();
     let to: *mut T = value.as_mut_ptr();
-    let size = size_of::<T>();
+    // SAFETY: both are valid for a `T` and aligned for it; every byte is written, and any bits are a valid `T`.
+    unsafe {
+        copy_units(from, to);
+        value.assume_init()
+    }
+}
+
+/// Copies in units of the alignment, one relaxed load each.
+///
+/// # Safety
+/// Both pointers are valid for a `T` and aligned for it.
+#[cfg(not(all(target_arch = "x86_64", not(any(miri, busway_loom, busway_tsan)))))]
+#[cfg(not(busway_loom))]
+#[inline(always)]
+unsafe fn copy_units<T>(from: *const T, to: *mut T) {
+    use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
     macro_rules! copy {
         ($atomic:ty, $unit:ty) => {
-            for i in 0..size / size_of::<$unit>() {
-                // SAFETY: both pointers are valid for `size` bytes and aligned for `T`, hence for the unit; the source is
-                // only ever read atomically here.
+            for i in 0..size_of::<T>() / size_of::<$unit>() {
+                // SAFETY: in bounds and aligned for the unit; the source is only ever read atomically here.
                 unsafe { to.cast::<$unit>().add(i).write((*from.cast::<$atomic>().add(i)).load(Relaxed)) }
             }
         };
@@ -82,6 +95,36 @@ fn read_relaxed<T: AnyBitPattern>(from: *const T) -> T {
         4.. => copy!(AtomicU32, u32),
         _ => copy!(AtomicU8, u8),
     }
-    // SAFETY: every byte was written (the size is a multiple of the alignment) and any bits are a valid `T`.
-    unsafe { value.assume_init() }
+}
+
+/// Copies in units of 16 bytes, with instructions that the compiler does not look into: each reads every byte once, which is
+/// what as many relaxed loads do. The value is used at once in units of 16, and one written in units of 8 would have to
+/// leave the store buffer first.
+///
+/// # Safety
+/// Both pointers are valid for a `T`.
+#[cfg(all(target_arch = "x86_64", not(any(miri, busway_loom, busway_tsan))))]
+#[inline(always)]
+unsafe fn copy_units<T>(from: *const T, to: *mut T) {
+    use core::arch::asm;
+    let (from, to) = (from.cast::<u8>(), to.cast::<u8>());
+    let mut at = 0;
+    macro_rules! copy {
+        ($size:literal, $load:literal, $store:literal, $class:ident) => {
+            while at + $size <= size_of::<T>() {
+                // SAFETY: in bounds on both sides.
+                unsafe {
+                    asm!(
+                        $load, $store,
+                        from = in(reg) from.add(at), to = in(reg) to.add(at), unit = out($class) _,
+                        options(nostack, preserves_flags),
+                    );
+                }
+                at += $size;
+            }
+        };
+    }
+    copy!(16, "movups {unit}, [{from}]", "movups [{to}], {unit}", xmm_reg);
+    copy!(8, "mov {unit}, [{from}]", "mov [{to}], {unit}", reg);
+    copy!(1, "mov {unit}, byte ptr [{from}]", "mov byte ptr [{to}], {unit}", reg_byte);
 }

@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::sync;
 use core::mem::MaybeUninit;
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -75,6 +75,12 @@ impl Doorbell {
             }
         }
         alarm
+    }
+
+    /// Whether a watched descriptor is readable. Takes in no rings: they may be another thread's.
+    pub fn alarmed(&self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.watched.iter().any(|fd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0)
     }
 
     /// Takes in the rings; returns whether the peer has hung up. One read takes all that a ring-once-per-sleep peer sends.

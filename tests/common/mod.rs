@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod directory;
 pub mod payload;
 pub mod pipe;
 pub mod procfs;

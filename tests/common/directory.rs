@@ -1,0 +1,32 @@
+//! Directories that go with the test.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+/// A directory for sockets, removed with everything in it.
+pub struct Directory(PathBuf);
+
+impl Directory {
+    pub fn new() -> Self {
+        // Short, since the path of a socket is.
+        let thread: String = format!("{:?}", thread::current().id()).chars().filter(char::is_ascii_digit).collect();
+        let path = std::env::temp_dir().join(format!("busway-{}-{thread}", std::process::id()));
+        fs::create_dir(&path).expect("create a directory");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.0.join("socket")
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
