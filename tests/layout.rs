@@ -269,6 +269,8 @@ fn sentences() {
 #[test]
 fn bells_are_words() {
     let page = Page::read();
+    let things: Vec<_> = page.table("Waking").iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(things, ["requests", "room in the ring", "slots", "reply i", "anything"]);
     for row in page.table("Waking") {
         for cell in &row[1..3] {
             match cell.trim_matches('`').split_once('.') {

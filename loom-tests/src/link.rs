@@ -2,6 +2,7 @@
 
 use busway::sync::PeerCell;
 use busway::{Config, Geometry, Idle, Link, SizeClass};
+use core::mem::ManuallyDrop;
 use loom::thread::JoinHandle;
 use std::sync::Arc;
 
@@ -9,9 +10,9 @@ use std::sync::Arc;
 /// nested calls) and one slot of 64 bytes in each direction, whose payload is tracked.
 pub struct Ends {
     /// One end.
-    pub host: Link,
+    pub host: ManuallyDrop<Link>,
     /// The other end.
-    pub plugin: Link,
+    pub plugin: ManuallyDrop<Link>,
     /// What is in the slot of the host.
     pub to_plugin: Payload,
     /// What is in the slot of the plugin.
@@ -23,7 +24,21 @@ pub struct Ends {
 pub fn ends(idle: Idle) -> Arc<Ends> {
     let geometry = Geometry { entries: 8, cells: 8, classes: vec![SizeClass { size: 64, count: 1 }] };
     let (host, plugin) = Link::pair(&Config::default().idle(idle).geometry(geometry)).expect("a geometry within bounds");
+    let (host, plugin) = (ManuallyDrop::new(host), ManuallyDrop::new(plugin));
     Arc::new(Ends { host, plugin, to_plugin: Payload::new(), to_host: Payload::new() })
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // A model that has failed is over: its words can no longer be used.
+        if !std::thread::panicking() {
+            // SAFETY: dropped once, here.
+            unsafe {
+                ManuallyDrop::drop(&mut self.host);
+                ManuallyDrop::drop(&mut self.plugin);
+            }
+        }
+    }
 }
 
 /// Stands for the bytes of the one slot of an end, which loom does not see: written and read at the same moments, so that

@@ -14,12 +14,36 @@ pub struct Message<'a> {
 }
 
 /// Where a payload lies.
+///
+/// Not an enum: variants that share their bytes would keep the compiler from taking a message apart into registers.
 #[derive(Clone, Copy, Debug)]
-pub enum Data {
-    /// It came with the message itself and is private memory already.
-    Inline { words: [u64; 5], len: u8 },
-    /// In a slot of the other side.
-    Slot { base: NonNull<u8>, len: usize, slot: SlotRef, trusted: bool },
+pub struct Data {
+    /// The payload itself, if it came with the message: private memory.
+    words: [u64; 5],
+    len: usize,
+    /// In a slot of the other side, otherwise.
+    slot: Option<(NonNull<u8>, SlotRef)>,
+    trusted: bool,
+}
+
+impl Data {
+    /// A payload of `len` bytes, at most 40, that came with its message.
+    #[inline(always)]
+    pub fn inline(words: [u64; 5], len: usize) -> Self {
+        Self { words, len, slot: None, trusted: true }
+    }
+
+    /// A payload in a slot of the other side, at `base`.
+    #[inline(always)]
+    pub fn in_slot(base: NonNull<u8>, len: usize, slot: SlotRef, trusted: bool) -> Self {
+        Self { words: [0; 5], len, slot: Some((base, slot)), trusted }
+    }
+
+    /// The slot, if it is in one.
+    #[inline(always)]
+    pub fn slot(&self) -> Option<SlotRef> {
+        self.slot.map(|(_, slot)| slot)
+    }
 }
 
 // SAFETY: read-only memory of the other side, read as `PeerBytes` does, or as a slice where the other side is trusted.
@@ -36,7 +60,7 @@ impl<'a> Message<'a> {
     }
 
     /// What the message was received over.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hold(&self) -> &Hold<'a> {
         &self.hold
     }
@@ -47,12 +71,9 @@ impl<'a> Message<'a> {
     }
 
     /// Length in bytes.
-    #[inline]
+    #[inline(always)]
     pub fn len(&self) -> usize {
-        match &self.data {
-            Data::Inline { len, .. } => usize::from(*len),
-            Data::Slot { len, .. } => *len,
-        }
+        self.data.len
     }
 
     /// Whether there is no payload.
@@ -63,10 +84,10 @@ impl<'a> Message<'a> {
     /// The payload, readable in place whoever sent it.
     #[inline(always)]
     pub fn bytes(&self) -> PeerBytes<'_> {
-        match &self.data {
-            Data::Inline { words, len } => PeerBytes::from(&bytemuck::bytes_of(words)[..usize::from(*len)]),
+        match self.data.slot {
+            None => PeerBytes::from(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
             // SAFETY: valid for `len` bytes while the message holds the slot and the mapping; ours is a read-only mapping.
-            Data::Slot { base, len, .. } => unsafe { PeerBytes::new(*base, *len) },
+            Some((base, _)) => unsafe { PeerBytes::new(base, self.data.len) },
         }
     }
 
@@ -74,13 +95,11 @@ impl<'a> Message<'a> {
     /// plugin trusts its host; a host trusts its plugin only if so configured).
     #[inline(always)]
     pub fn as_slice(&self) -> Option<&[u8]> {
-        match &self.data {
-            Data::Inline { words, len } => Some(&bytemuck::bytes_of(words)[..usize::from(*len)]),
+        match self.data.slot {
+            None => Some(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
             // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
-            Data::Slot { base, len, trusted: true, .. } => {
-                Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), *len) })
-            }
-            Data::Slot { .. } => None,
+            Some((base, _)) if self.data.trusted => Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len) }),
+            Some(_) => None,
         }
     }
 
@@ -110,25 +129,23 @@ impl<'a> Message<'a> {
         Message { data, hold: self.hold.clone().into_owned() }
     }
 
-    /// The slot that dropping this message would release, if any; afterwards it will not.
-    #[inline]
+    /// The slot that dropping this message would release, if any; afterwards it will not, and the payload is gone.
+    #[inline(always)]
     pub(crate) fn take_slot(&mut self) -> Option<SlotRef> {
-        match self.take_data() {
-            Data::Slot { slot, .. } => Some(slot),
-            Data::Inline { .. } => None,
-        }
+        let slot = self.data.slot();
+        self.data.slot = None;
+        slot
     }
 
-    #[inline]
     fn take_data(&mut self) -> Data {
-        core::mem::replace(&mut self.data, Data::Inline { words: [0; 5], len: 0 })
+        core::mem::replace(&mut self.data, Data::inline([0; 5], 0))
     }
 }
 
 impl Drop for Message<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Data::Slot { slot, .. } = self.data {
+        if let Some(slot) = self.data.slot() {
             self.hold.release(slot);
         }
     }

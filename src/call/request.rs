@@ -196,13 +196,12 @@ impl<'a> core::ops::Deref for Request<'a> {
 }
 
 impl Drop for Request<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         if !self.answered {
-            let outcome =
-                if std::thread::panicking() { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) };
+            let panicking = std::thread::panicking();
             // There is nobody to tell: the link has ended.
-            let _ = self.answer(outcome);
+            let _ = self.answer(if panicking { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) });
         }
     }
 }

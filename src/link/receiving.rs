@@ -140,7 +140,7 @@ impl End {
         let flags = (tag >> 8) as u8;
         let data = if flags & entry::SLOT == 0 && body.length as usize <= words::INLINE_REQUEST {
             let [a, b, c, d] = body.inline;
-            Data::Inline { words: [a, b, c, d, 0], len: body.length as u8 }
+            Data::inline([a, b, c, d, 0], body.length as usize)
         } else if flags & entry::SLOT != 0 {
             self.slot_data(SlotRef::from_bits(body.inline[0]), body.inline[1]).ok()?
         } else {
@@ -330,7 +330,7 @@ impl Bus for End {
     fn give_up(&self, ticket: &Ticket) {
         if !sync::forked()
             && self.give_up_call(ticket)
-            && let Ok(Data::Slot { slot, .. }) = self.take_reply(ticket)
+            && let Ok(Some(slot)) = self.take_reply(ticket).map(|data| data.slot())
         {
             self.release(slot);
         }

@@ -122,7 +122,7 @@ impl End {
                 continue;
             }
             self.calls.unlist_given_up(&mut tx.cells, at);
-            if let Ok(Data::Slot { slot, .. }) = self.read_reply(&ticket) {
+            if let Ok(Some(slot)) = self.read_reply(&ticket).map(|data| data.slot()) {
                 self.release_slot(slot);
                 released = true;
             }
@@ -166,7 +166,7 @@ impl End {
         match flags & reply::STATUS {
             reply::OK if flags & reply::SLOT != 0 => self.slot_data(SlotRef::from_bits(body.inline[0]), body.length),
             reply::OK if body.length as usize <= words::INLINE_REPLY => {
-                Ok(Data::Inline { words: body.inline, len: body.length as u8 })
+                Ok(Data::inline(body.inline, body.length as usize))
             }
             reply::OK => Err(self.poison(Violation::InlineLength)),
             reply::REJECTED => Err(Error::Rejected { code: body.code, maybe_executed: body.code != reject::TOO_DEEP }),
@@ -183,7 +183,7 @@ impl End {
         let class = self.theirs.classes.get(usize::from(slot.class()));
         match class {
             Some(class) if slot.segment() == 0 && slot.index() < class.count && len <= class.size.into() => {
-                Ok(Data::Slot { base: class.at(slot.index()), len: len as usize, slot, trusted: self.options.trusted })
+                Ok(Data::in_slot(class.at(slot.index()), len as usize, slot, self.options.trusted))
             }
             _ => Err(self.poison(Violation::SlotReference)),
         }

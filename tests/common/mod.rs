@@ -205,6 +205,7 @@ pub fn skip(why: impl std::fmt::Display) {
 }
 
 /// Asserts what an operation answers, by pattern, and prints what it answered if not.
+#[allow(unused_macros, reason = "each test file uses its part")]
 macro_rules! assert_err {
     ($result:expr, $pattern:pat $(if $guard:expr)?) => {
         match $result {
@@ -213,6 +214,7 @@ macro_rules! assert_err {
         }
     };
 }
+#[allow(unused_imports, reason = "each test file uses its part")]
 pub(crate) use assert_err;
 
 /// Sends a signal to a process that this test has started and not yet waited for.
