@@ -6,7 +6,7 @@ use crate::join::{Credentials, Identity, Kind, Packet, Received, Refusal, Socket
 use crate::link::{End, Link, View};
 use crate::plugin::SOCKET_VARIABLE;
 use crate::region::{Access, Memfd};
-use crate::sync;
+use crate::sync::{self, ForkGuard};
 use crate::wake::{Deadline, Doorbell};
 use core::time::Duration;
 use rustix::net::{
@@ -71,9 +71,10 @@ impl Host {
                 Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
             });
         }
+        let guard = fork_guard()?;
         let child = command.spawn().map_err(Error::std_io("spawn a plugin"))?;
         drop(theirs);
-        let mut child = OwnedChild { child, grace: Duration::ZERO };
+        let mut child = OwnedChild { child, grace: Duration::ZERO, guard };
         let joined = pidfd_open(Pid::from_child(&child.child), PidfdFlags::empty())
             .map_err(Error::io("open a pidfd for the child"))
             .and_then(|pidfd| {
@@ -103,6 +104,7 @@ impl Host {
         self.config.geometry.check()?;
         let path = path.as_ref().to_path_buf();
         let address = SocketAddrUnix::new(&path).map_err(Error::io("use the path of a socket"))?;
+        let guard = fork_guard()?;
         let new_socket = || {
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(Error::io("create a socket"))
@@ -120,7 +122,7 @@ impl Host {
             bound = bind(&socket, &address);
         }
         bound.map_err(Error::io("bind a socket"))?;
-        let listener = Listener { socket, path, host: self.clone() };
+        let listener = Listener { socket, path, guard, host: self.clone() };
         listen(&listener.socket, 128).map_err(Error::io("listen on a socket"))?;
         Ok(listener)
     }
@@ -147,6 +149,9 @@ impl Process {
     /// # Errors
     /// What the system says.
     pub fn kill(&mut self) -> Result<()> {
+        if self.child.guard.forked() {
+            return Err(Error::Forked);
+        }
         self.child.child.kill().map_err(Error::std_io("kill a plugin"))
     }
 
@@ -155,6 +160,9 @@ impl Process {
     /// # Errors
     /// What the system says of the waiting.
     pub fn shut_down(mut self, deadline: impl Into<Deadline>) -> Result<ExitStatus> {
+        if self.child.guard.forked() {
+            return Err(Error::Forked);
+        }
         self.link.close(deadline);
         self.child.end().map_err(Error::std_io("wait for a plugin"))
     }
@@ -173,6 +181,7 @@ impl core::ops::Deref for Process {
 struct OwnedChild {
     child: Child,
     grace: Duration,
+    guard: ForkGuard,
 }
 
 impl OwnedChild {
@@ -199,7 +208,7 @@ impl OwnedChild {
 impl Drop for OwnedChild {
     fn drop(&mut self) {
         // In a forked copy the child is not ours.
-        if !sync::forked() {
+        if !self.guard.forked() {
             let _ = self.end();
         }
     }
@@ -210,6 +219,7 @@ impl Drop for OwnedChild {
 pub struct Listener {
     socket: OwnedFd,
     path: PathBuf,
+    guard: ForkGuard,
     host: Host,
 }
 
@@ -251,7 +261,7 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if !sync::forked() {
+        if !self.guard.forked() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -319,7 +329,6 @@ impl Guest {
 
     /// Everything between hello and go.
     fn hand_out(&self) -> Result<(View<sync::AtomicU32>, View<sync::PeerWord>, OwnedFd)> {
-        sync::guard_against_fork().map_err(Error::io("map the fork guard"))?;
         let table = self.config.geometry.plan()?;
         let (ours, theirs) = (Memfd::create(table.len())?, Memfd::create(table.len())?);
         let mapped = ours.map(Access::ReadWrite)?;
@@ -347,6 +356,10 @@ impl Guest {
         // SAFETY: this process alone writes its region; the other one is mapped read-only. The table is our own.
         unsafe { Ok((View::new(mapped, &table)?, View::new(read_only, &table)?, bell)) }
     }
+}
+
+fn fork_guard() -> Result<ForkGuard> {
+    ForkGuard::new().map_err(Error::io("map the fork guard"))
 }
 
 /// Tells a process of another version so; the refusal carries our version, which is what it will report.

@@ -89,7 +89,6 @@ fn inherited_socket() -> Result<Socket> {
 }
 
 fn join(socket: Socket, config: &Config) -> Result<Link> {
-    sync::guard_against_fork().map_err(Error::io("map the fork guard"))?;
     let deadline = Deadline::after(PATIENCE);
     socket.send(&Packet::new(Kind::Hello), &[])?;
     let offer = socket.expect(Kind::Offer, deadline, None)?;

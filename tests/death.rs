@@ -67,8 +67,14 @@ fn a_killed_plugin_ends_every_call_once_and_wakes_every_waiter() {
             until("both find nothing free", || plugin.stats().full >= full + 2);
             signal(plugin.id(), libc::SIGKILL);
 
-            assert!(taken.into_iter().all(|call| call.join().unwrap()), "{idle}: what was taken may have been executed");
-            assert!(!untaken.into_iter().any(|call| call.join().unwrap()), "{idle}: what was not taken was not executed");
+            assert!(
+                taken.into_iter().all(|call| call.join().unwrap()),
+                "{idle}: what was taken may have been executed"
+            );
+            assert!(
+                !untaken.into_iter().any(|call| call.join().unwrap()),
+                "{idle}: what was not taken was not executed"
+            );
             for waiter in waiters {
                 assert!(!died(waiter.join().unwrap()), "{idle}: it was never sent");
             }

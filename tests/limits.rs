@@ -112,7 +112,10 @@ fn an_exhausted_arena_is_an_answer_or_a_wait_until_slots_are_released() {
         assert_err!(plugin.try_send(HOLD, &bytes(0, 100)), Error::Full);
         assert_err!(plugin.try_submit(HOLD, &bytes(0, 100), SOON), Error::Full);
         assert_err!(plugin.loan(100, Deadline::from_nanos(1)), Error::Timeout { maybe_executed: false });
-        assert_err!(plugin.call(HOLD, &bytes(0, 100), Deadline::from_nanos(1)), Error::Timeout { maybe_executed: false });
+        assert_err!(
+            plugin.call(HOLD, &bytes(0, 100), Deadline::from_nanos(1)),
+            Error::Timeout { maybe_executed: false }
+        );
         assert_eq!(plugin.stats().slots_in_use, 4);
         assert!(plugin.try_loan(32).is_ok(), "a short one takes no slot");
         thread::scope(|threads| {

@@ -23,7 +23,8 @@ pub struct Ends {
 /// closes them is the end of the model.
 pub fn ends(idle: Idle) -> Arc<Ends> {
     let geometry = Geometry { entries: 8, cells: 8, classes: vec![SizeClass { size: 64, count: 1 }] };
-    let (host, plugin) = Link::pair(&Config::default().idle(idle).geometry(geometry)).expect("a geometry within bounds");
+    let (host, plugin) =
+        Link::pair(&Config::default().idle(idle).geometry(geometry)).expect("a geometry within bounds");
     let (host, plugin) = (ManuallyDrop::new(host), ManuallyDrop::new(plugin));
     Arc::new(Ends { host, plugin, to_plugin: Payload::new(), to_host: Payload::new() })
 }

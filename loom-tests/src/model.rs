@@ -59,7 +59,11 @@ impl Model {
         assert!(text.contains(expected), "the mutant fails at iteration {iterations}, but not by {how:?}: {text}");
     }
 
-    fn explore(self, mutant: Option<&str>, body: impl Fn() + Sync + Send + 'static) -> (usize, std::thread::Result<()>) {
+    fn explore(
+        self,
+        mutant: Option<&str>,
+        body: impl Fn() + Sync + Send + 'static,
+    ) -> (usize, std::thread::Result<()>) {
         let iterations = Arc::new(AtomicUsize::new(0));
         let counter = iterations.clone();
         let mut builder = loom::model::Builder::new();

@@ -16,7 +16,8 @@ const ONE_CALLER: Model = Model::new("calls: two calls one after the other");
 const TWO_CALLERS: Model = Model::new("calls: two callers, the second gets the first one's cell");
 const TWO_SERVERS: Model = Model::new("calls: two servers, the second gets the first one's cell");
 const ONE_CELL: Model = Model::new("calls: two callers pass one cell through their places");
-const TWO_CELLS: Model = Model::new("calls: two callers pass two cells through their places and among the strays").bound(3);
+const TWO_CELLS: Model =
+    Model::new("calls: two callers pass two cells through their places and among the strays").bound(3);
 const RIDING: Model = Model::new("calls: two calls with the only slot");
 const REPLIED: Model = Model::new("calls: two replies with the only slot");
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const INLINE: Model = Model::new("giving up: a call, then another, two servers");
-const REQUEST: Model = Model::new("giving up: a call with the only slot, then another");
-const REPLY: Model = Model::new("giving up: a call whose reply has the only slot, then another");
+const REQUEST: Model = Model::new("giving up: a call with the only slot, then another").bound(3);
+const REPLY: Model = Model::new("giving up: a call whose reply has the only slot, then another").bound(3);
 const LOAN: Model = Model::new("giving up: waiting for the slot of a call that was given up");
 const TIMEOUT: Model = Model::new("giving up: a timeout says whether the call was taken");
 

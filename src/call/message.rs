@@ -98,7 +98,9 @@ impl<'a> Message<'a> {
         match self.data.slot {
             None => Some(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
             // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
-            Some((base, _)) if self.data.trusted => Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len) }),
+            Some((base, _)) if self.data.trusted => {
+                Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len) })
+            }
             Some(_) => None,
         }
     }

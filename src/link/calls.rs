@@ -57,7 +57,11 @@ pub struct FreeCells {
 impl Calls {
     /// `count` free cells whose last generation was `generation`.
     pub fn new(count: u32, generation: u32) -> (Self, FreeCells) {
-        let cell = |_| CallCell { generation: AtomicU32::new(generation), sent: AtomicU64::new(u64::MAX), spins_paid: AtomicU64::new(0) };
+        let cell = |_| CallCell {
+            generation: AtomicU32::new(generation),
+            sent: AtomicU64::new(u64::MAX),
+            spins_paid: AtomicU64::new(0),
+        };
         let calls = Self {
             cells: (0..count).map(cell).collect(),
             places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
@@ -99,7 +103,8 @@ impl Calls {
     /// Collects the cells that were freed without the lock.
     #[cold]
     fn collect(&self, cells: &mut FreeCells) {
-        let acquire = if mutant("call: cell collected without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
+        let acquire =
+            if mutant("call: cell collected without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         for (word, strays) in (0..).zip(&self.strays) {
             // Acquire meets the release of whoever was the last to read the cell; so below.
             let mut bits = strays.swap(0, acquire);

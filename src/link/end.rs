@@ -195,6 +195,12 @@ impl End {
         IntakeWords { pos: &self.ours.intake.pos.0, park: &self.ours.intake.park.0, bell: &self.theirs.lane.bell.0 }
     }
 
+    /// Whether this process was forked from the one that opened the link: nothing is mapped here, and nothing ours.
+    #[inline(always)]
+    pub fn forked(&self) -> bool {
+        self.ours.forked()
+    }
+
     // ---- the end of a link
 
     /// How the link ended, if it has.
@@ -287,7 +293,7 @@ impl End {
     /// Whether this process may send. A side that drains takes no new requests, but those that finish old ones.
     #[inline]
     pub(super) fn usable(&self, nested: bool) -> Result<()> {
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         let word = self.theirs.control.state.0.hint();
@@ -408,6 +414,9 @@ impl End {
 
     /// Marks an event loop as about to sleep on the descriptor; false if there is something to do already.
     pub fn arm(&self) -> bool {
+        if self.forked() {
+            return false;
+        }
         let mut armed = self.armed.lock();
         if armed.sleepers() == 0 {
             armed.enter(&self.ours.control.fd_armed.0, How::Descriptor);
@@ -421,6 +430,9 @@ impl End {
 
     /// The event loop is awake again: takes in the rings of the doorbell.
     pub fn disarm(&self) {
+        if self.forked() {
+            return;
+        }
         let mut armed = self.armed.lock();
         if armed.sleepers() > 0 {
             armed.leave(&self.ours.control.fd_armed.0, How::Descriptor);

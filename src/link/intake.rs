@@ -110,12 +110,7 @@ impl Intake {
 
     /// Takes what is there into `chunk`, as much as fits; returns how many.
     #[inline]
-    pub fn take_chunk(
-        &self,
-        words: &IntakeWords<'_>,
-        chunk: &mut [MaybeUninit<Taken>],
-        spun: bool,
-    ) -> (usize, Nudge) {
+    pub fn take_chunk(&self, words: &IntakeWords<'_>, chunk: &mut [MaybeUninit<Taken>], spun: bool) -> (usize, Nudge) {
         let mut rx = self.rx.lock();
         self.spun(&mut rx, spun);
         let mut count = 0;
@@ -129,11 +124,7 @@ impl Intake {
     }
 
     /// Gives back what was taken in a chunk and not looked at: it is received next.
-    pub fn put_back(
-        &self,
-        words: &IntakeWords<'_>,
-        rest: impl DoubleEndedIterator<Item = Taken>,
-    ) -> Nudge {
+    pub fn put_back(&self, words: &IntakeWords<'_>, rest: impl DoubleEndedIterator<Item = Taken>) -> Nudge {
         let mut rx = self.rx.lock();
         for taken in rest.rev() {
             rx.aside.push_front(taken);

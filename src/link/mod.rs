@@ -234,7 +234,7 @@ impl Link {
     /// `deadline`, then ends. Calls that are still under way end as [`Error::Cancelled`], everything later as
     /// [`Error::Closed`], on both sides; every waiting thread wakes.
     pub fn close(&self, deadline: impl Into<Deadline>) {
-        if !crate::sync::forked() {
+        if !self.end.forked() {
             self.end.close(deadline.into());
         }
     }

@@ -9,7 +9,7 @@ use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ti
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
-use crate::sync::{self, Ordering, fence, mutant};
+use crate::sync::{Ordering, fence, mutant};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -60,7 +60,7 @@ impl End {
     /// How the link ended, as an error, once nothing is left to receive.
     #[inline]
     fn check_ended(&self) -> Result<()> {
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         match self.ended_now() {
@@ -80,19 +80,18 @@ impl End {
                     return Ok(None);
                 }
             }
-            if sync::forked() {
+            if self.forked() {
                 return Err(Error::Forked);
             }
             let (taken, nudge) = self.intake.take(&words, spun);
             self.nudge(nudge);
             spun = false;
-            if let Some(taken) = &taken
-                && let Some(request) = self.open(taken)
-            {
+            let Some(taken) = taken else { continue };
+            if taken.0 as u8 == entry::EVENT {
                 // The fence that lets waiting senders see our position comes with the reply of a call; an event has none.
-                if request.is_event() {
-                    self.notify(false, false);
-                }
+                self.notify(false, false);
+            }
+            if let Some(request) = self.open(&taken) {
                 return Ok(Some(request));
             }
         }
@@ -156,13 +155,20 @@ impl End {
             }
         };
         let head = Head { method: body.method, call, deadline: Deadline::from_nanos(body.deadline) };
-        // SAFETY: taken from the ring once, by this thread.
-        let request = unsafe { Request::new(head, Message::new(data, self.hold())) };
-        match call {
-            // A request that is dropped here answers for itself; events that were sent before the end are still received.
-            Some(call) if self.is_void(call, body) => None,
-            _ => Some(request),
+        // Events that were sent before the end are still received.
+        if call.is_some_and(|call| self.is_void(call, body)) {
+            self.discard(head, data);
+            return None;
         }
+        // SAFETY: taken from the ring once, by this thread.
+        Some(unsafe { Request::new(head, Message::new(data, self.hold())) })
+    }
+
+    /// Drops a request unseen: it answers for itself.
+    #[cold]
+    fn discard(&self, head: Head, data: Data) {
+        // SAFETY: taken from the ring once, by this thread.
+        drop(unsafe { Request::new(head, Message::new(data, self.hold())) });
     }
 
     #[inline(always)]
@@ -230,7 +236,7 @@ impl End {
 
 impl Bus for End {
     fn release(&self, slot: SlotRef) {
-        if sync::forked() {
+        if self.forked() {
             return;
         }
         self.release_slot(slot);
@@ -239,14 +245,14 @@ impl Bus for End {
 
     #[inline]
     fn unloan(&self, slot: SlotId) {
-        if !sync::forked() && self.arena.give_back(slot) {
+        if !self.forked() && self.arena.give_back(slot) {
             self.wake_loaners();
         }
     }
 
     #[inline]
     fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Place> {
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         self.place(len, words::INLINE_REPLY, deadline)
@@ -255,7 +261,7 @@ impl Bus for End {
     #[inline]
     fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()> {
         let Some((index, generation)) = head.call else { return Ok(()) };
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
@@ -324,11 +330,11 @@ impl Bus for End {
     }
 
     fn is_finished(&self, ticket: &Ticket) -> bool {
-        self.arrived(ticket) || self.ended_now().is_some() || ticket.deadline.has_passed()
+        self.forked() || self.arrived(ticket) || self.ended_now().is_some() || ticket.deadline.has_passed()
     }
 
     fn give_up(&self, ticket: &Ticket) {
-        if !sync::forked()
+        if !self.forked()
             && self.give_up_call(ticket)
             && let Ok(Some(slot)) = self.take_reply(ticket).map(|data| data.slot())
         {
@@ -378,7 +384,7 @@ impl<'a> Requests<'a> {
     #[inline]
     fn fill(&mut self, spun: bool) -> bool {
         let words = self.end.intake_words();
-        if self.left == 0 || sync::forked() || (!spun && !self.end.intake.ready(&words)) {
+        if self.left == 0 || self.end.forked() || (!spun && !self.end.intake.ready(&words)) {
             return false;
         }
         let max = self.left.min(CHUNK);
@@ -402,10 +408,9 @@ impl<'a> Iterator for Requests<'a> {
             // SAFETY: `fill` has written the first `len`.
             let taken = unsafe { self.chunk[self.at].assume_init_ref() };
             self.at += 1;
-            let request = self.end.open(taken);
             // If it is none, that one call was void, or the link has ended, and what is left is void too.
-            if request.is_some() {
-                return request;
+            if let Some(request) = self.end.open(taken) {
+                return Some(request);
             }
         }
     }
@@ -414,7 +419,7 @@ impl<'a> Iterator for Requests<'a> {
 impl Drop for Requests<'_> {
     fn drop(&mut self) {
         BATCH_OF.set(self.outer);
-        if sync::forked() {
+        if self.end.forked() {
             return;
         }
         if self.at < self.len {
@@ -430,6 +435,9 @@ impl Drop for Requests<'_> {
 
 impl core::fmt::Debug for Requests<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Requests").field("ready", &(self.len - self.at)).field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("Requests")
+            .field("ready", &(self.len - self.at))
+            .field("left", &self.left)
+            .finish_non_exhaustive()
     }
 }

@@ -7,11 +7,10 @@ use super::words::{self, reply};
 use crate::call::{Data, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
-use crate::sync::{self, Ordering, fence, mutant};
+use crate::sync::{Ordering, fence, mutant};
 use crate::wake::HOW_BITS;
 
 impl End {
-
     #[inline(always)]
     pub(super) fn arrived(&self, ticket: &Ticket) -> bool {
         self.theirs.cells.at(ticket.cell).word.hint() == ticket.generation
@@ -20,13 +19,15 @@ impl End {
     /// Waits for a reply and takes it; gives the call up when the wait ends without.
     #[inline(always)]
     pub(super) fn finish_call(&self, ticket: &Ticket) -> Result<Data> {
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         if !self.arrived(ticket) {
             if self.calls.position(ticket).is_none() {
                 self.give_up_call(ticket);
-                return Err(Error::Unsupported { what: "waiting for a call that its batch has not sent; flush it first" });
+                return Err(Error::Unsupported {
+                    what: "waiting for a call that its batch has not sent; flush it first",
+                });
             }
             self.wait_reply(ticket)?;
         }
@@ -172,7 +173,10 @@ impl End {
             reply::REJECTED => Err(Error::Rejected { code: body.code, maybe_executed: body.code != reject::TOO_DEEP }),
             reply::PANICKED => Err(Error::HandlerPanicked),
             reply::NO_METHOD => Err(Error::NoSuchMethod { method: body.code }),
-            reply::DISCARDED => Err(Error::Cancelled),
+            // The replier has seen that the call is given up before its caller saw that the reply is there.
+            reply::DISCARDED => {
+                Err(self.ended().map_or(Error::Timeout { maybe_executed: true }, |ended| ended.interruption(true)))
+            }
             _ => Err(self.poison(Violation::ReplyStatus)),
         }
     }

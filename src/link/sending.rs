@@ -12,7 +12,7 @@ use crate::call::{Loan, Message, Payload, Pending, Place, Ticket};
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
-use crate::sync::{self, MutexGuard, Ordering};
+use crate::sync::{MutexGuard, Ordering};
 use crate::wake::{Deadline, Marks};
 use core::time::Duration;
 
@@ -65,7 +65,7 @@ impl End {
     /// Loans memory for a request. Waits if there is a deadline to wait to.
     #[inline(always)]
     pub fn loan(&self, len: usize, deadline: Option<Deadline>) -> Result<Loan<'_>> {
-        if sync::forked() {
+        if self.forked() {
             return Err(Error::Forked);
         }
         let place = self.place(len, words::INLINE_REQUEST, deadline)?;
@@ -102,13 +102,21 @@ impl End {
     #[cold]
     fn wait_loan(&self, class: u8, deadline: Option<Deadline>) -> Result<SlotId> {
         self.full.fetch_add(1, Ordering::Relaxed);
-        // A reply that came too late may hold what we look for on the other side.
-        self.sweep_given_up(&mut self.tx.lock());
+        let look = || {
+            // The slot may have come back with the reply of a call that was given up, which nobody else looks for.
+            if self.calls.any_given_up() {
+                self.sweep_given_up(&mut self.tx.lock());
+            }
+            self.arena.loan(class)
+        };
+        if let Some(slot) = look() {
+            return Ok(slot);
+        }
         let deadline = deadline.ok_or(Error::Full)?;
         let spot = ArenaSpot(self);
         // A slot that another thread keeps warm in its place rings nobody.
         let recheck = Some(Duration::from_millis(10));
-        match self.wait(&spot, deadline, true, recheck, || self.arena.loan(class)) {
+        match self.wait(&spot, deadline, true, recheck, look) {
             Ok((slot, _)) => Ok(slot),
             Err(stop) => Err(stop.refusal()),
         }
@@ -378,7 +386,15 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(super) fn new(end: &'a End) -> Self {
-        Self { end, gathered: [Default::default(); GATHER], len: 0, bytes: 0, reserved: 0, cells: [(0, 0); GATHER], cells_left: 0 }
+        Self {
+            end,
+            gathered: [Default::default(); GATHER],
+            len: 0,
+            bytes: 0,
+            reserved: 0,
+            cells: [(0, 0); GATHER],
+            cells_left: 0,
+        }
     }
 
     /// As [`Link::send`](crate::Link::send).
@@ -386,7 +402,12 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// As [`Link::send`](crate::Link::send).
     #[inline]
-    pub fn send<'p>(&mut self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
+    pub fn send<'p>(
+        &mut self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<()> {
         self.push(Needs::EVENT, method, payload.into(), deadline.into(), true).map(drop)
     }
 
@@ -431,7 +452,7 @@ impl<'a> Batch<'a> {
 
     /// Publishes what was gathered and wakes the other side if it sleeps. Does not wait: the room is there.
     pub fn flush(&mut self) {
-        if self.reserved == 0 || sync::forked() {
+        if self.reserved == 0 || self.end.forked() {
             return;
         }
         let end = self.end;

@@ -5,9 +5,11 @@ use super::words::Counters;
 use crate::sync::{AtomicU64, Ordering};
 
 impl End {
-
     /// Counters of this end, and where tools find them.
     pub fn stats(&self) -> Stats {
+        if self.forked() {
+            return Stats::default();
+        }
         let tally = self.intake.tally();
         let mut tx = self.tx.lock();
         self.sweep_given_up(&mut tx);

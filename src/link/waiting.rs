@@ -12,7 +12,6 @@ use core::time::Duration;
 const ALARM_TURNS: u32 = 1 << 22;
 
 impl End {
-
     /// Waits until `look` finds something: spins, then sleeps under the mark of `spot`. Returns what it found and whether a
     /// spin found it. `recheck` bounds each sleep, for what rings nobody.
     pub(super) fn wait<R>(

@@ -305,7 +305,7 @@ pub struct View<W> {
     pub call_words: Array<W>,
     pub released: Array<W>,
     pub classes: Box<[Slots]>,
-    _region: Region,
+    region: Region,
 }
 
 /// The payload bytes of one size class.
@@ -374,6 +374,12 @@ impl Word for AtomicU32 {}
 impl Word for PeerWord {}
 
 impl<W: Word> View<W> {
+    /// Whether this process was forked from the one that mapped the region.
+    #[inline(always)]
+    pub fn forked(&self) -> bool {
+        self.region.forked()
+    }
+
     /// Finds everything in a region whose table was validated.
     ///
     /// # Errors
@@ -412,7 +418,7 @@ impl<W: Word> View<W> {
             call_words: section!(W, kind::CALL_WORDS, geometry.cells),
             released: section!(W, kind::RELEASED, geometry.slots()),
             classes: classes.into(),
-            _region: region,
+            region,
         })
     }
 }

@@ -2,6 +2,8 @@
 
 use super::layout::HEADER_SIZE;
 use crate::error::{Error, JoinError, Result};
+use crate::sync::ForkGuard;
+use core::mem;
 use core::ptr::NonNull;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{
@@ -95,7 +97,8 @@ impl Memfd {
             }
         }
         let base = NonNull::new(base).ok_or(JoinError::Geometry { what: "mapped at null" })?;
-        Ok(Region { base, len: self.len, _memory: Memory::Mapped(map) })
+        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
+        Ok(Region { base, len: self.len, memory: Memory::Mapped(map), guard })
     }
 }
 
@@ -119,12 +122,15 @@ pub enum Access {
 pub struct Region {
     base: NonNull<u8>,
     len: usize,
-    _memory: Memory,
+    memory: Memory,
+    guard: ForkGuard,
 }
 
 #[derive(Debug)]
 enum Memory {
-    Mapped(#[allow(dead_code, reason = "unmaps on drop")] MmapRaw),
+    /// Unmaps when dropped.
+    Mapped(MmapRaw),
+    Gone,
     Heap(#[allow(dead_code, reason = "frees on drop")] Arc<Heap>),
 }
 
@@ -137,8 +143,15 @@ impl Region {
     /// Two views of one zeroed heap block, for pairs inside one process: what Miri and ThreadSanitizer can follow.
     pub fn heap_pair(len: usize) -> (Region, Region) {
         let heap = Arc::new(Heap::zeroed(len));
-        let view = |heap: &Arc<Heap>| Region { base: heap.base, len, _memory: Memory::Heap(heap.clone()) };
+        let guard = ForkGuard::none();
+        let view = |heap: &Arc<Heap>| Region { base: heap.base, len, memory: Memory::Heap(heap.clone()), guard };
         (view(&heap), view(&heap))
+    }
+
+    /// Whether this process was forked from the one that mapped the region: here it is not mapped.
+    #[inline(always)]
+    pub fn forked(&self) -> bool {
+        self.guard.forked()
     }
 
     /// Address of the first byte.
@@ -160,6 +173,17 @@ impl Region {
         // SAFETY: in bounds; the host wrote it before it sent the descriptor.
         unsafe { self.base.as_ptr().copy_to_nonoverlapping(page.as_mut_ptr(), HEADER_SIZE) }
         page
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // What a forked child has at this address by now is its own, and not to be unmapped.
+        if self.forked()
+            && let Memory::Mapped(map) = mem::replace(&mut self.memory, Memory::Gone)
+        {
+            mem::forget(map);
+        }
     }
 }
 

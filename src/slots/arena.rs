@@ -97,7 +97,9 @@ impl Arena {
         assert!(first <= released.count());
         Self {
             slots: (0..first).map(|_| AtomicU32::new(0)).collect(),
-            places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(core::array::from_fn(|_| AtomicU32::new(0)))).collect(),
+            places: (0..NUMBERED_THREADS)
+                .map(|_| CachePadded::new(core::array::from_fn(|_| AtomicU32::new(0))))
+                .collect(),
             stock: Mutex::new(Stock {
                 free: classes.iter().map(|c| VecDeque::with_capacity(c.count as usize)).collect(),
                 used: classes.iter().map(|_| 0).collect(),

@@ -32,8 +32,8 @@ use native as imp;
 pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
 pub use imp::{
-    AtomicBool, AtomicU32, AtomicU64, FutexWord, Mutex, MutexGuard, cpu, fence, forked, futex_wait, futex_wait_any,
-    futex_wake, guard_against_fork, mutant, now, spin_loop, thread_number, yield_now,
+    AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, fence, futex_wait, futex_wait_any,
+    futex_wake, mutant, now, spin_loop, thread_number, yield_now,
 };
 #[cfg(busway_loom)]
 pub use imp::{set_thread_number, with_mutant};

@@ -129,13 +129,24 @@ pub fn yield_now() {
 }
 
 /// A model never forks.
-pub fn forked() -> bool {
-    false
-}
+#[derive(Clone, Copy, Debug)]
+pub struct ForkGuard;
 
-/// A model never forks.
-pub fn guard_against_fork() -> rustix::io::Result<()> {
-    Ok(())
+impl ForkGuard {
+    /// As the native one.
+    pub fn none() -> Self {
+        Self
+    }
+
+    /// As the native one.
+    pub fn new() -> rustix::io::Result<Self> {
+        Ok(Self)
+    }
+
+    /// Never.
+    pub fn forked(&self) -> bool {
+        false
+    }
 }
 
 /// Models take the paths of unnumbered threads unless they say so.

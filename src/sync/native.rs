@@ -1,11 +1,11 @@
 //! Native names: `core` atomics and Linux system calls.
 
 use super::{NUMBERED_THREADS, Woken};
-pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
-use core::sync::atomic::{AtomicPtr, Ordering::*};
 use core::cell::{Cell, UnsafeCell};
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use core::sync::atomic::{AtomicPtr, Ordering::*};
 use core::{ffi::c_void, num::NonZeroU32, ptr};
 use rustix::io::Errno;
 use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
@@ -203,36 +203,66 @@ pub fn yield_now() {
     rustix::thread::sched_yield();
 }
 
-/// A page that the kernel zeroes in a forked child; it holds 1 in the process that mapped it.
-static FORK_PAGE: AtomicPtr<u32> = AtomicPtr::new(ptr::null_mut());
-
-/// Whether this process is a forked child of the one that opened its links. They are not usable here.
-///
-/// `false` until the first call of [`guard_against_fork`].
-#[inline(always)]
-pub fn forked() -> bool {
-    let page = FORK_PAGE.load(Relaxed);
-    // SAFETY: not null means mapped for the life of the process, and written before the pointer was published.
-    !page.is_null() && unsafe { page.read_volatile() } == 0
+/// Tells the process that made it from those forked later, in which what it guards is not usable.
+#[derive(Clone, Copy, Debug)]
+pub struct ForkGuard {
+    /// Holds the number of this process.
+    word: &'static AtomicU32,
+    /// That of the process which made the guard.
+    number: u32,
 }
 
-/// Maps the page behind [`forked`], once per process.
-pub fn guard_against_fork() -> rustix::io::Result<()> {
-    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-    if cfg!(miri) || !FORK_PAGE.load(Acquire).is_null() {
-        return Ok(());
+impl ForkGuard {
+    /// A guard that never objects, for memory of which a forked child gets a copy.
+    pub fn none() -> Self {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        Self { word: &WORD, number: 0 }
     }
-    let size = rustix::param::page_size();
-    // SAFETY: a fresh private page, advised and written before anybody else knows of it.
-    unsafe {
-        let page = mmap_anonymous(ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
-        madvise(page, size, Advice::LinuxWipeOnFork)?;
-        page.cast::<u32>().write_volatile(1);
-        if FORK_PAGE.compare_exchange(ptr::null_mut(), page.cast(), AcqRel, Acquire).is_err() {
-            let _ = munmap(page, size);
+
+    /// A guard for what this process opens now. A forked child may make its own.
+    pub fn new() -> rustix::io::Result<Self> {
+        /// The last number used by this process or those that it descends from.
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        if cfg!(miri) {
+            return Ok(Self::none());
+        }
+        let word = fork_word()?;
+        let mut number = word.load(Acquire);
+        // The first guard since the process began, or was forked.
+        if number == 0 {
+            let next = LAST.fetch_add(1, Relaxed) + 1;
+            number = word.compare_exchange(0, next, AcqRel, Acquire).map_or_else(|other| other, |_| next);
+        }
+        Ok(Self { word, number })
+    }
+
+    /// Whether this process was forked from the one that made the guard.
+    #[inline(always)]
+    pub fn forked(&self) -> bool {
+        self.word.load(Relaxed) != self.number
+    }
+}
+
+/// A word that the kernel zeroes in a forked child. Mapped once, for the life of the process.
+fn fork_word() -> rustix::io::Result<&'static AtomicU32> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+    static PAGE: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+    let mut page = PAGE.load(Acquire);
+    if page.is_null() {
+        let size = rustix::param::page_size();
+        // SAFETY: a fresh private page that nobody else knows of yet, unmapped only if it stays so.
+        unsafe {
+            let fresh = mmap_anonymous(ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)?;
+            madvise(fresh, size, Advice::LinuxWipeOnFork)?;
+            page = fresh.cast();
+            if let Err(other) = PAGE.compare_exchange(ptr::null_mut(), page, AcqRel, Acquire) {
+                let _ = munmap(fresh, size);
+                page = other;
+            }
         }
     }
-    Ok(())
+    // SAFETY: mapped for the life of the process and zeroed, which is a valid word.
+    Ok(unsafe { &*page })
 }
 
 static NUMBERS_TAKEN: AtomicU64 = AtomicU64::new(0);

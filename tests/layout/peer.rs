@@ -458,7 +458,7 @@ fn play(mut peer: Peer) {
         }
     }
 
-    // Calls of our own, into a host that sleeps: inline, then with a slot each way.
+    // Calls of our own, into a host that sleeps: inline, then with a slot each way and a call from within.
     let park = peer.at("intake", "park");
     until("the host's receiver sleeps", || peer.peer.word(park).load(Ordering::Acquire) != 0);
     let generation = peer.send("CALL", 21, 5, 0, Ok(b"from the peer"));
@@ -466,6 +466,9 @@ fn play(mut peer: Peer) {
     assert_eq!((&*payload, slot), (&b"to the peer"[..], None));
     let slot = peer.fill(0, 0, 1, &[7; 64]);
     let generation = peer.send("CALL", 22, 6, 0, Err((slot, 64)));
+    let nested = peer.take();
+    assert_eq!((nested.method, nested.parent), (23, 6 + 1));
+    peer.reply(&nested, "OK", 0, Ok(b""));
     let (flags, payload, slot) = peer.reply_of(6, generation);
     assert_eq!(payload, [8; 60]);
     assert_ne!(flags & peer.page.value("Statuses and flags", "RELEASED"), 0);
@@ -524,6 +527,7 @@ fn talk(link: &busway::Link) {
     request.reply(b"to the peer").expect("reply");
     let request = link.recv(SOON).expect("a call with a slot");
     assert_eq!((request.method(), request.to_vec()), (22, vec![7; 64]));
+    request.call(23, b"", SOON).expect("a nested call");
     request.reply(&[8; 60]).expect("reply");
     until("the slot came back", || link.stats().slots_in_use == 0);
 
