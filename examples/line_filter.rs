@@ -78,8 +78,8 @@ impl<'a> Filter<'a> {
         Self { batch: link.batch(), calls: VecDeque::new(), output }
     }
 
-    /// Sends a line. As many calls are under way as the link has room for, be it reply cells or slots of one size that run
-    /// out first; then half of them are collected, which leaves the plugin the other half to go on with.
+    /// Sends a line. As many calls are under way as the link has room for, be it reply cells or slots of one size that
+    /// run out first; then half of them are collected, which leaves the plugin the other half to go on with.
     fn send(&mut self, line: &[u8], newline: bool) -> Result<()> {
         let call = loop {
             match self.batch.try_submit(UPPER, line, Deadline::NEVER) {

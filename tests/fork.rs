@@ -153,7 +153,8 @@ fn host_forks() {
         let (pending, dropped, mut batch) = unsafe { (taken(&pending), taken(&dropped), taken(&batch)) };
         assert!(pending.is_ready(), "waiting does not wait");
         is_forked("wait", pending.wait());
-        is_forked("batch", batch.send(ECHO, b"", SOON));
+        // It may gather what it has room for, but nothing of it leaves.
+        let _ = batch.send(ECHO, b"from the fork", SOON);
         batch.flush();
         drop((reply, owned, loan, dropped, batch));
     });

@@ -10,7 +10,7 @@
 
 use super::words::{Body, entry};
 use crate::region::Array;
-use crate::ring::spsc::{Consumer, Entry};
+use crate::ring::spsc::{Consumer, Entry, Message};
 use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, PeerWord, fence, mutant};
 use crate::wake::{How, Marks};
 use core::mem::MaybeUninit;
@@ -30,8 +30,8 @@ pub struct IntakeWords<'a> {
     pub bell: &'a PeerWord,
 }
 
-/// A message as it lay in the ring: tag and body.
-pub type Taken = (u32, Body);
+/// A request as it lay in the ring.
+pub type Taken = Message<Body>;
 
 /// The receiving side of a lane.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ pub struct Tally {
 
 impl Tally {
     #[inline(always)]
-    fn count(&mut self, (tag, body): &Taken) {
+    fn count(&mut self, Message { tag, value: body }: &Taken) {
         self.messages += 1;
         // As the peer claims; what it claims is checked before it is used.
         let bytes = if *tag >> 8 & u32::from(entry::SLOT) == 0 { body.length.into() } else { body.inline[1] };
@@ -95,30 +95,27 @@ impl Intake {
         self.entries.at(pos & (self.entries.count() - 1)).holds(pos) || self.set_aside.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes the next message, for a receiver. `spun`: this thread has spun for it, see [`begin_spin`](Self::begin_spin).
-    #[inline]
-    pub fn take(&self, words: &IntakeWords<'_>, spun: bool) -> (Option<Taken>, Nudge) {
-        let mut rx = self.rx.lock();
-        self.spun(&mut rx, spun);
-        let taken = self.next(&mut rx);
-        if taken.is_some() {
-            // Before anybody acts on it: what a dead process's position had not passed was not executed.
-            words.pos.store(rx.ring.next(), Ordering::Release);
-        }
-        (taken, self.hand_on(&mut rx, words))
+    /// Takes the next message, for a receiver. Returns whether there was one. `spun`: this thread has spun for it, see
+    /// [`begin_spin`](Self::begin_spin).
+    #[inline(always)]
+    pub fn take(&self, words: &IntakeWords<'_>, to: &mut MaybeUninit<Taken>, spun: bool) -> (bool, Nudge) {
+        let (count, nudge) = self.take_chunk(words, core::slice::from_mut(to), spun);
+        (count > 0, nudge)
     }
 
     /// Takes what is there into `chunk`, as much as fits; returns how many.
-    #[inline]
+    #[inline(always)]
     pub fn take_chunk(&self, words: &IntakeWords<'_>, chunk: &mut [MaybeUninit<Taken>], spun: bool) -> (usize, Nudge) {
         let mut rx = self.rx.lock();
         self.spun(&mut rx, spun);
         let mut count = 0;
         for place in chunk {
-            let Some(taken) = self.next(&mut rx) else { break };
-            place.write(taken);
+            if !self.next(&mut rx, place) {
+                break;
+            }
             count += 1;
         }
+        // Before anybody acts on them: what a dead process's position had not passed was not executed.
         words.pos.store(rx.ring.next(), Ordering::Release);
         (count, self.hand_on(&mut rx, words))
     }
@@ -142,22 +139,28 @@ impl Intake {
     }
 
     #[inline(always)]
-    fn next(&self, rx: &mut Rx) -> Option<Taken> {
-        let taken = if self.set_aside.load(Ordering::Relaxed) != 0 {
+    fn next(&self, rx: &mut Rx, to: &mut MaybeUninit<Taken>) -> bool {
+        if self.set_aside.load(Ordering::Relaxed) != 0 {
             self.set_aside.fetch_sub(1, Ordering::Relaxed);
-            rx.aside.pop_front()
-        } else {
-            rx.ring.take()
-        }?;
-        rx.tally.count(&taken);
-        Some(taken)
+            match rx.aside.pop_front() {
+                Some(taken) => to.write(taken),
+                None => return false,
+            };
+            return true;
+        }
+        if !rx.ring.take_into(to) {
+            return false;
+        }
+        // SAFETY: written just now.
+        rx.tally.count(unsafe { to.assume_init_ref() });
+        true
     }
 
     /// Takes the next call nested in the call of our cell `parent`, for the caller that waits there.
     pub fn take_child(&self, words: &IntakeWords<'_>, parent: u32) -> (Option<Taken>, Nudge) {
         let child = |tag: u32| tag >> 16 == parent + 1;
         let mut rx = self.rx.lock();
-        if let Some(at) = rx.aside.iter().position(|(tag, _)| child(*tag)) {
+        if let Some(at) = rx.aside.iter().position(|taken| child(taken.tag)) {
             self.set_aside.fetch_sub(1, Ordering::Relaxed);
             let taken = rx.aside.remove(at);
             return (taken, self.hand_on(&mut rx, words));
@@ -176,7 +179,7 @@ impl Intake {
             words.pos.store(rx.ring.next(), Ordering::Release);
             rx.tally.count(&taken);
             // The tag that counts is the one that was taken: a peer may change what was peeked at.
-            if child(taken.0) {
+            if child(taken.tag) {
                 found = Some(taken);
                 break;
             }

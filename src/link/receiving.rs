@@ -72,6 +72,10 @@ impl End {
     /// `spun`: this thread has just ended a wait by spinning, on behalf of the other receivers.
     #[inline(always)]
     fn take_one(&self, mut spun: bool) -> Result<Option<Request<'_>>> {
+        // In a forked child there is nothing at these words.
+        if self.forked() {
+            return Err(Error::Forked);
+        }
         let words = self.intake_words();
         loop {
             if !spun && !self.intake.ready(&words) {
@@ -80,18 +84,20 @@ impl End {
                     return Ok(None);
                 }
             }
-            if self.forked() {
-                return Err(Error::Forked);
-            }
-            let (taken, nudge) = self.intake.take(&words, spun);
+            let mut taken = MaybeUninit::uninit();
+            let (any, nudge) = self.intake.take(&words, &mut taken, spun);
             self.nudge(nudge);
             spun = false;
-            let Some(taken) = taken else { continue };
-            if taken.0 as u8 == entry::EVENT {
+            if !any {
+                continue;
+            }
+            // SAFETY: written, as it says.
+            let taken = unsafe { taken.assume_init_ref() };
+            if taken.tag as u8 == entry::EVENT {
                 // The fence that lets waiting senders see our position comes with the reply of a call; an event has none.
                 self.notify(false, false);
             }
-            if let Some(request) = self.open(&taken) {
+            if let Some(request) = self.open(taken) {
                 return Ok(Some(request));
             }
         }
@@ -135,11 +141,12 @@ impl End {
     /// Checks what was taken from the ring and gives it its form. `None` for a call that nobody waits for any more, and for
     /// a violation, which has ended the link.
     #[inline(always)]
-    pub(super) fn open(&self, (tag, body): &Taken) -> Option<Request<'_>> {
+    pub(super) fn open(&self, Taken { tag, value: body }: &Taken) -> Option<Request<'_>> {
         let flags = (tag >> 8) as u8;
         let data = if flags & entry::SLOT == 0 && body.length as usize <= words::INLINE_REQUEST {
-            let [a, b, c, d] = body.inline;
-            Data::inline([a, b, c, d, 0], body.length as usize)
+            let mut words = [0; 5];
+            words[..4].copy_from_slice(&body.inline);
+            Data::inline(words, body.length as usize)
         } else if flags & entry::SLOT != 0 {
             self.slot_data(SlotRef::from_bits(body.inline[0]), body.inline[1]).ok()?
         } else {

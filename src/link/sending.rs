@@ -6,6 +6,7 @@
 
 use super::calls::FreeCells;
 use super::end::{End, Stop};
+use super::intake::Taken;
 use super::waiting::{ArenaSpot, SpaceSpot};
 use super::words::{self, Body, entry};
 use crate::call::{Loan, Message, Payload, Pending, Place, Ticket};
@@ -374,7 +375,7 @@ const GATHER: usize = 32;
 /// ```
 pub struct Batch<'a> {
     end: &'a End,
-    gathered: [(u32, Body); GATHER],
+    gathered: [Taken; GATHER],
     len: usize,
     bytes: u64,
     /// Entries of the ring that are kept for this batch, `len` of them for what is gathered.
@@ -459,9 +460,9 @@ impl<'a> Batch<'a> {
         let mut tx = end.tx.lock();
         let gathered = &self.gathered[..self.len];
         let first = tx.ring.next();
-        for (ahead, (tag, body)) in (0..).zip(gathered) {
-            if *tag as u8 == entry::CALL {
-                end.calls.sent(body.call, first.wrapping_add(ahead));
+        for (ahead, message) in (0..).zip(gathered) {
+            if message.tag as u8 == entry::CALL {
+                end.calls.sent(message.value.call, first.wrapping_add(ahead));
             }
         }
         tx.ring.publish_all(gathered);
@@ -536,10 +537,10 @@ impl<'a> Batch<'a> {
             self.cells_left -= 1;
             self.cells[self.cells_left]
         });
-        let (tag, body) = &mut self.gathered[self.len];
-        body.method = method;
+        let message = &mut self.gathered[self.len];
+        message.value.method = method;
         let ticket;
-        (*tag, ticket) = End::commit(body, needs, cell, deadline, carry);
+        (message.tag, ticket) = End::commit(&mut message.value, needs, cell, deadline, carry);
         self.bytes += len as u64;
         self.len += 1;
         if self.len == GATHER {

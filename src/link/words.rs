@@ -84,10 +84,10 @@ pub struct Body {
     pub length: u32,
     /// Reply cell in the low half, generation in the high half; 0 for an event.
     pub call: u64,
-    /// Nanoseconds of `CLOCK_MONOTONIC`, 0 for none.
-    pub deadline: u64,
     /// The payload, or a slot reference and a 64-bit length.
     pub inline: [u64; 4],
+    /// Nanoseconds of `CLOCK_MONOTONIC`, 0 for none.
+    pub deadline: u64,
 }
 
 /// Bytes of a payload that fit an entry.

@@ -30,6 +30,7 @@
 use crate::error::Violation;
 use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, mutant};
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// One element of a ring in shared memory: 8 bytes and a `T`.
@@ -131,9 +132,9 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// The first one appears last: a consumer that waits for it finds all of them, instead of asking for each cache line
     /// while it is being written.
     #[inline]
-    pub fn publish_all(&mut self, messages: &[(u32, T)]) {
-        for (ahead, (tag, value)) in messages.iter().enumerate().rev() {
-            self.write(ahead as u32, *tag, *value);
+    pub fn publish_all(&mut self, messages: &[Message<T>]) {
+        for (ahead, message) in messages.iter().enumerate().rev() {
+            self.write(ahead as u32, message.tag, message.value);
         }
         self.next = self.next.wrapping_add(messages.len() as u32);
     }
@@ -194,13 +195,20 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     }
 
     /// Takes the next message, if it is there: its tag and its value.
-    #[inline]
-    pub fn take(&mut self) -> Option<(u32, T)> {
+    pub fn take(&mut self) -> Option<Message<T>> {
+        let mut message = MaybeUninit::uninit();
+        // SAFETY: written if the answer is true.
+        self.take_into(&mut message).then(|| unsafe { message.assume_init() })
+    }
+
+    /// Takes the next message, if it is there, to where it will stay. Returns whether it was.
+    #[inline(always)]
+    pub fn take_into(&mut self, to: &mut MaybeUninit<Message<T>>) -> bool {
         // SAFETY: in bounds by the mask, valid by the contract of `new`.
         let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
         let word = entry.word.load(Ordering::Relaxed);
         if word as u32 != self.next.wrapping_add(1) {
-            return None;
+            return false;
         }
         if !mutant("spsc: take without acquire") {
             // Meets the release of `publish`. A fence and not an acquire load: the entry may lie in a read-only page.
@@ -208,10 +216,24 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
             #[cfg(busway_tsan)]
             entry.word.load(Ordering::Acquire);
         }
-        let value = entry.value.read();
+        let to = to.as_mut_ptr();
+        // SAFETY: the place is writable; its fields are written one by one.
+        unsafe {
+            (&raw mut (*to).tag).write((word >> 32) as u32);
+            entry.value.read_into(&mut *(&raw mut (*to).value).cast());
+        }
         self.next = self.next.wrapping_add(1);
-        Some(((word >> 32) as u32, value))
+        true
     }
+}
+
+/// A message as it lay in the ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Message<T> {
+    /// What the sender said about it beside the value.
+    pub tag: u32,
+    /// The value.
+    pub value: T,
 }
 
 #[cfg(all(test, not(busway_loom)))]
@@ -246,13 +268,13 @@ mod tests {
             };
             let mut model = VecDeque::new();
             for (i, send) in steps.into_iter().enumerate() {
-                let message = (i as u32, [i as u64, !(i as u64)]);
+                let message = Message { tag: i as u32, value: [i as u64, !(i as u64)] };
                 if send {
                     let room = tx.room(1).unwrap();
                     prop_assert_eq!(room == 0, model.len() as u32 == capacity);
                     prop_assert!(room <= capacity - model.len() as u32);
                     if room > 0 {
-                        tx.publish(message.0, message.1);
+                        tx.publish(message.tag, message.value);
                         model.push_back(message);
                     }
                 } else {

@@ -6,6 +6,7 @@ use core::cell::UnsafeCell;
 use loom::cell::UnsafeCell;
 
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::mem::MaybeUninit;
 
 impl<T> core::fmt::Debug for PeerCell<T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -53,23 +54,23 @@ impl<T: NoUninit + AnyBitPattern> PeerCell<T> {
     /// Copies the value out, once.
     #[inline(always)]
     pub fn read(&self) -> T {
+        let mut value = MaybeUninit::uninit();
+        self.read_into(&mut value);
+        // SAFETY: written just now.
+        unsafe { value.assume_init() }
+    }
+
+    /// Copies the value to where it will stay, once.
+    #[inline(always)]
+    pub fn read_into(&self, to: &mut MaybeUninit<T>) {
         #[cfg(not(busway_loom))]
-        return read_relaxed(self.0.get());
+        // SAFETY: both are valid for a `T` and aligned for it.
+        unsafe {
+            copy_units(self.0.get(), to.as_mut_ptr());
+        }
         #[cfg(busway_loom)]
         // SAFETY: loom reports the model if this races with a write.
-        return self.0.with(|p| unsafe { p.read() });
-    }
-}
-
-#[cfg(not(busway_loom))]
-#[inline(always)]
-fn read_relaxed<T: AnyBitPattern>(from: *const T) -> T {
-    let mut value = core::mem::MaybeUninit::<T>::uninit();
-    let to: *mut T = value.as_mut_ptr();
-    // SAFETY: both are valid for a `T` and aligned for it; every byte is written, and any bits are a valid `T`.
-    unsafe {
-        copy_units(from, to);
-        value.assume_init()
+        to.write(self.0.with(|p| unsafe { p.read() }));
     }
 }
 

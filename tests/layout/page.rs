@@ -48,7 +48,7 @@ impl Page {
         self.0.get(heading).unwrap_or_else(|| panic!("no table under {heading}"))
     }
 
-    /// A table of offsets, sizes and names, in order and without gaps; what is called padding is left out. Also its size.
+    /// A table of offsets, sizes and names, in order and without gaps, and its size. What is called padding is left out.
     pub fn fields(&self, heading: &str) -> (Vec<Field>, usize) {
         let mut end = 0;
         let mut fields = Vec::new();

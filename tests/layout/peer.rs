@@ -494,7 +494,7 @@ fn play(mut peer: Peer) {
     peer.mine.word(state).store(closed, Ordering::Release);
 }
 
-/// A host of ours and a peer that was written from the page; the host sleeps by futex first, then by descriptor at once.
+/// A host of ours and a peer written from the page. The host sleeps by futex first, then by descriptor at once.
 #[test]
 fn the_page_is_enough() {
     let _watchdog = watchdog();
