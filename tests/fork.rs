@@ -90,6 +90,9 @@ fn can_notice_forks() -> bool {
 
 fn echo() {
     serve(&attach(), |request| {
+        if request.bytes() == b"from the fork"[..] {
+            std::process::exit(1);
+        }
         let bytes = request.to_vec();
         request.reply(&bytes).expect("answer");
     });

@@ -28,11 +28,12 @@ macro_rules! fields {
         fn size_behind<F>(_: fn(&Struct) -> &F) -> usize {
             size_of::<F>()
         }
-        let fields = vec![$(Field {
+        let mut fields = vec![$(Field {
             name: stringify!($field).to_owned(),
             offset: core::mem::offset_of!(Struct, $field),
             size: size_behind(|s| &s.$field),
         }),*];
+        fields.sort_by_key(|field| field.offset);
         (fields, size_of::<Struct>())
     }};
 }

@@ -40,7 +40,16 @@ impl Model {
 
     /// Explores the model, which must hold.
     pub fn holds(self, body: impl Fn() + Sync + Send + 'static) {
-        let (iterations, result) = self.explore(None, body);
+        self.must_hold(None, body);
+    }
+
+    /// Explores the model with a mutant switched on that makes one side misbehave: it must hold for the other side.
+    pub fn holds_against(self, mutant: &'static str, body: impl Fn() + Sync + Send + 'static) {
+        with_mutant(mutant, || self.must_hold(Some(mutant), body));
+    }
+
+    fn must_hold(self, mutant: Option<&str>, body: impl Fn() + Sync + Send + 'static) {
+        let (iterations, result) = self.explore(mutant, body);
         if let Err(panic) = result {
             panic!("{}: fails at iteration {iterations}: {}", self.name, text(&*panic));
         }

@@ -7,15 +7,16 @@
 #![cfg(busway_loom)]
 
 use busway::sync::spin_loop;
-use busway::{Deadline, Error, Idle, Loan, Message, Pending, Request};
+use busway::{Deadline, Error, Idle, Loan, Message, Pending, Request, Violation};
 use busway_loom_tests::{Ends, Failure, Model, Payload, ends, on_thread};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 const INLINE: Model = Model::new("giving up: a call, then another, two servers");
+const HOSTILE: Model = Model::new("giving up: two calls that name one cell, two servers");
 const REQUEST: Model = Model::new("giving up: a call with the only slot, then another").bound(3);
 const REPLY: Model = Model::new("giving up: a call whose reply has the only slot, then another").bound(3);
-const LOAN: Model = Model::new("giving up: waiting for the slot of a call that was given up");
+const LOAN: Model = Model::new("giving up: waiting for the slot of a call that was given up").bound(3);
 const TIMEOUT: Model = Model::new("giving up: a timeout says whether the call was taken");
 
 fn receive(ends: &Ends) -> Request<'_> {
@@ -72,6 +73,24 @@ fn inline() {
     check(&wait(second), 2);
     server.join().unwrap();
     nothing_is_out(&ends);
+}
+
+/// As a caller that names a cell again though it is in use: the link may end, but no two threads may write the cell.
+fn hostile() {
+    let ends = ends(Idle::Park);
+    for method in 1..=2 {
+        drop(ends.host.submit(method, b"", Deadline::NEVER).expect("room"));
+    }
+    fn serve(ends: &Ends) {
+        match ends.plugin.try_recv() {
+            Ok(Some(request)) => drop(request.reply(b"")),
+            Ok(None) => {}
+            Err(e) => assert!(matches!(e, Error::Poisoned { reason: Violation::ReplyCell }), "{e:?}"),
+        }
+    }
+    let server = on_thread(&ends, serve);
+    serve(&ends);
+    server.join().unwrap();
 }
 
 fn request() {
@@ -170,6 +189,11 @@ fn the_next_call_gets_its_own_reply() {
 fn a_cell_stays_out_of_use_until_the_late_reply() {
     let poisoned = Failure::Assertion("Poisoned { reason: ReplyCell }");
     INLINE.fails("call: cell free at once when given up", poisoned, inline);
+}
+
+#[test]
+fn a_cell_that_is_named_twice_is_written_by_one() {
+    HOSTILE.holds_against("call: cell free at once when given up", hostile);
 }
 
 #[test]

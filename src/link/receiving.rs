@@ -183,13 +183,13 @@ impl End {
         let (cell, generation) = (body.call as u32, (body.call >> 32) as u32);
         // A busy cell named again would have two threads of ours write one reply.
         match self.busy.get(cell as usize) {
-            Some(busy) if !busy.load(Ordering::Acquire) => busy.store(true, Ordering::Relaxed),
+            // In one step: two threads may hold two calls that name one cell.
+            Some(busy) if !busy.swap(true, Ordering::Acquire) => Some((cell, generation)),
             _ => {
                 self.poison(Violation::ReplyCell);
-                return None;
+                None
             }
         }
-        Some((cell, generation))
     }
 
     /// Whether a call that was just taken must not be executed: its caller may have been told that it was not.

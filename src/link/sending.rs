@@ -59,6 +59,14 @@ impl Needs {
     const CALL: Needs = Needs { kind: entry::CALL, parent: None };
 }
 
+/// What looking for room has shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Found,
+    NoEntry,
+    NoCell,
+}
+
 /// A reply cell and the generation of its call.
 type CellOf = (u32, u32);
 
@@ -180,24 +188,26 @@ impl End {
         (tag, Some(Ticket { cell, generation, slot, deadline }))
     }
 
-    /// Whether the ring has room and, for a call, a cell is free, which is then taken.
+    /// Looks for room in the ring and, for a call, takes a cell.
     #[inline(always)]
-    fn room(&self, tx: &mut Tx, needs: Needs, cell: &mut Option<CellOf>) -> Result<bool> {
+    fn room(&self, tx: &mut Tx, needs: Needs, cell: &mut Option<CellOf>) -> Result<Room> {
         if !tx.cells.given_up.is_empty() {
             self.sweep_given_up(tx);
         }
         // An eighth is kept for calls made while serving one.
         let nested = needs.parent.is_some();
-        let keep = if nested { 0 } else { self.ours.entries.count() / 8 };
-        if tx.ring.room(keep + tx.reserved + 1).map_err(|lied| self.poison(lied.into()))? <= keep + tx.reserved {
-            return Ok(false);
+        let keep = if nested { 0 } else { self.ours.entries.count() / 8 } + tx.reserved;
+        if tx.ring.room(keep + 1).map_err(|lied| self.poison(lied.into()))? <= keep {
+            return Ok(Room::NoEntry);
         }
         if needs.kind == entry::CALL {
             let keep = if nested { 0 } else { self.theirs.cells.count() / 8 };
             *cell = self.calls.take(&mut tx.cells, keep);
-            return Ok(cell.is_some());
+            if cell.is_none() {
+                return Ok(Room::NoCell);
+            }
         }
-        Ok(true)
+        Ok(Room::Found)
     }
 
     /// Gets room for a request: at once, or waiting for it.
@@ -210,7 +220,7 @@ impl End {
         cell: &mut Option<CellOf>,
     ) -> Result<MutexGuard<'_, Tx>> {
         let mut tx = self.tx.lock();
-        if self.room(&mut tx, needs, cell)? {
+        if self.room(&mut tx, needs, cell)? == Room::Found {
             return Ok(tx);
         }
         drop(tx);
@@ -223,23 +233,23 @@ impl End {
         loop {
             let freed = self.calls.freed();
             let mut tx = self.tx.lock();
-            if self.room(&mut tx, needs, cell)? {
-                return Ok(tx);
-            }
-            let keep = self.ours.entries.count() / 8 + tx.reserved;
-            let no_cell = tx.ring.room(keep + 1).map_err(|lied| self.poison(lied.into()))? > keep;
-            let seen = self.theirs.intake.pos.0.hint();
-            drop(tx);
-            if no_cell {
-                self.calls.wait_freed(freed, deadline);
-                self.look_for_alarm();
-                self.stopped(deadline).map_err(Stop::refusal)?;
-            } else {
-                // Any step of the peer's position; the room is looked for again under the lock.
-                let look = || (self.theirs.intake.pos.0.hint() != seen).then_some(());
-                // A call that was taken and is held rings nobody before its thread waits for something here.
-                let recheck = Some(Duration::from_millis(10));
-                self.wait(&SpaceSpot(self), deadline, true, recheck, look).map_err(Stop::refusal)?;
+            match self.room(&mut tx, needs, cell)? {
+                Room::Found => return Ok(tx),
+                Room::NoCell => {
+                    drop(tx);
+                    self.calls.wait_freed(freed, deadline);
+                    self.look_for_alarm();
+                    self.stopped(deadline).map_err(Stop::refusal)?;
+                }
+                Room::NoEntry => {
+                    // Any step of the peer's position; the room is looked for again under the lock.
+                    let seen = tx.ring.taken();
+                    drop(tx);
+                    let look = || (self.theirs.intake.pos.0.hint() != seen).then_some(());
+                    // A call that was taken and is held rings nobody before its thread waits for something here.
+                    let recheck = Some(Duration::from_millis(10));
+                    self.wait(&SpaceSpot(self), deadline, true, recheck, look).map_err(Stop::refusal)?;
+                }
             }
         }
     }

@@ -99,6 +99,11 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         self.next
     }
 
+    /// The consumer's position as it was last seen.
+    pub fn taken(&self) -> u32 {
+        self.taken
+    }
+
     /// How many entries are free. Looks at the consumer's position only if it knows of fewer than `want`.
     ///
     /// # Errors
