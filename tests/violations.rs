@@ -326,7 +326,10 @@ fn use_up(plugin: &Process, random: &mut Random) {
     let short = Duration::from_micros(500);
     for _ in 0..300 {
         let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
-        match random.below(8) {
+        let t = std::time::Instant::now();
+        let op = random.below(8);
+        let _g = G(t, op);
+        match op {
             0 | 1 => drop(plugin.call(CALL, &payload, short)),
             2 => drop(plugin.send(CALL, &payload, short)),
             3 => drop(plugin.submit(CALL, &payload, short).map(|call| call.is_ready())),
@@ -353,6 +356,7 @@ fn a_plugin_that_scribbles_over_its_memory_neither_panics_nor_hangs_its_host() {
         let t = std::time::Instant::now();
         let idle = ["adaptive", "spin", "park", "poll"][seed as usize % 4];
         let plugin = Setup::default().idle(idle).spawn_with("scribbles", seed);
+        eprintln!("spawned {seed} {:?}", t.elapsed());
         thread::scope(|threads| {
             for thread in 0..2 {
                 let plugin = &plugin;
@@ -362,10 +366,15 @@ fn a_plugin_that_scribbles_over_its_memory_neither_panics_nor_hangs_its_host() {
         poisoned += u64::from(plugin.stats().violations > 0);
         eprintln!("seed {seed} {:?}", t.elapsed());
         plugin.close(Duration::from_millis(1));
+        eprintln!("closed {seed} {:?}", t.elapsed());
         common::signal(plugin.id(), libc::SIGKILL);
         drop(plugin);
+        eprintln!("dropped {seed} {:?}", t.elapsed());
         assert_eq!(innocent.call(CALL, &bytes(1, 300), SOON).expect("another link").to_vec(), bytes(1, 300));
     }
     assert!(poisoned > 0, "none of it was noticed");
     finish(innocent);
 }
+
+struct G(std::time::Instant, usize);
+impl Drop for G { fn drop(&mut self) { if self.0.elapsed() > Duration::from_millis(300) { eprintln!("op {} took {:?}", self.1, self.0.elapsed()); } } }

@@ -42,8 +42,6 @@ pub struct End {
     pub(super) tx: Mutex<Tx>,
     pub(super) calls: Calls,
     pub(super) intake: Intake,
-    /// Which of our reply cells carry a call of the peer that we have taken and not answered.
-    pub(super) busy: Box<[AtomicBool]>,
     pub(super) bells: Bells,
     pub(super) spin: Spin,
     pub(super) sleep: Sleep,
@@ -158,7 +156,7 @@ impl End {
         // the peer's.
         let (ring, intake) = unsafe {
             let pos = NonNull::from(&theirs.intake.pos.0);
-            (Producer::new(ours.entries.base(), pos, ours.entries.count(), 0), Intake::new(theirs.entries, 0))
+            (Producer::new(ours.entries.base(), pos, ours.entries.count(), 0), Intake::new(theirs.entries, 0, ours.cells.count()))
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -166,7 +164,6 @@ impl End {
             tx: Mutex::new(Tx::new(ring, cells)),
             calls,
             intake,
-            busy: (0..ours.cells.count()).map(|_| AtomicBool::new(false)).collect(),
             bells: Bells::default(),
             spin: Spin::new(options.idle),
             sleep: Sleep::default(),
@@ -467,7 +464,7 @@ impl End {
         self.sweep_given_up(&mut tx);
         self.theirs.intake.pos.0.load() == tx.ring.next()
             && self.calls.in_use(&mut tx.cells) == 0
-            && !self.busy.iter().any(|b| b.load(Ordering::Relaxed))
+            && !self.intake.any_busy()
             && !self.intake.ready(&self.intake_words())
     }
 }

@@ -41,7 +41,12 @@ pub struct Intake {
     /// A receiver is spinning: nobody has to be woken in its place.
     spinning: AtomicBool,
     set_aside: AtomicU32,
+    /// Which of our reply cells carry a call of the peer that was taken and not answered. Set under the lock.
+    busy: Box<[AtomicBool]>,
 }
+
+/// The kind that a call gets which names a cell that does not exist or is busy: else two of our threads would write one reply.
+pub const BAD_CELL: u8 = 0xff;
 
 #[derive(Debug)]
 struct Rx {
@@ -76,16 +81,16 @@ impl Tally {
 pub struct Nudge(pub bool);
 
 impl Intake {
-    /// The receiving side of a ring that stands at `start`.
+    /// The receiving side of a ring that stands at `start`, whose calls are answered in `cells` reply cells.
     ///
     /// # Safety
     /// `entries` outlives the intake.
-    pub unsafe fn new(entries: Array<Entry<Body>>, start: u32) -> Self {
+    pub unsafe fn new(entries: Array<Entry<Body>>, start: u32, cells: u32) -> Self {
         // SAFETY: by this function's contract.
         let ring = unsafe { Consumer::new(entries.base(), entries.count(), start) };
         let aside = VecDeque::with_capacity(entries.count() as usize);
         let rx = Rx { ring, aside, marks: Marks::default(), receivers_asleep: 0, tally: Tally::default() };
-        Self { rx: Mutex::new(rx), entries, spinning: AtomicBool::new(false), set_aside: AtomicU32::new(0) }
+        Self { rx: Mutex::new(rx), entries, spinning: AtomicBool::new(false), set_aside: AtomicU32::new(0), busy: (0..cells).map(|_| AtomicBool::new(false)).collect() }
     }
 
     /// Whether a message is there, without the lock: for polling.
@@ -148,12 +153,37 @@ impl Intake {
             };
             return true;
         }
+        self.pull(rx, to)
+    }
+
+    /// Takes the next message from the ring.
+    #[inline(always)]
+    fn pull(&self, rx: &mut Rx, to: &mut MaybeUninit<Taken>) -> bool {
         if !rx.ring.take_into(to) {
             return false;
         }
         // SAFETY: written just now.
-        rx.tally.count(unsafe { to.assume_init_ref() });
+        let taken = unsafe { to.assume_init_mut() };
+        rx.tally.count(taken);
+        if taken.tag as u8 == entry::CALL {
+            match self.busy.get(taken.value.call as u32 as usize) {
+                // Acquire meets the release of `answered`: the body of the last reply was written before.
+                Some(busy) if !busy.load(Ordering::Acquire) => busy.store(true, Ordering::Relaxed),
+                _ => taken.tag |= u32::from(BAD_CELL),
+            }
+        }
         true
+    }
+
+    /// A call was answered: its cell may be named again.
+    #[inline(always)]
+    pub fn answered(&self, cell: u32) {
+        self.busy[cell as usize].store(false, Ordering::Release);
+    }
+
+    /// Whether any call was taken and not answered.
+    pub fn any_busy(&self) -> bool {
+        self.busy.iter().any(|busy| busy.load(Ordering::Relaxed))
     }
 
     /// Takes the next call nested in the call of our cell `parent`, for the caller that waits there.
@@ -175,9 +205,13 @@ impl Intake {
             if !child(tag) && rx.aside.len() == rx.aside.capacity() {
                 break;
             }
-            let Some(taken) = rx.ring.take() else { break };
+            let mut taken = MaybeUninit::uninit();
+            if !self.pull(&mut rx, &mut taken) {
+                break;
+            }
             words.pos.store(rx.ring.next(), Ordering::Release);
-            rx.tally.count(&taken);
+            // SAFETY: written, as it said.
+            let taken = unsafe { taken.assume_init() };
             // The tag that counts is the one that was taken: a peer may change what was peeked at.
             if child(taken.tag) {
                 found = Some(taken);

@@ -1,7 +1,7 @@
 //! Receiving requests, and answering them.
 
 use super::end::{End, Handler};
-use super::intake::{CHUNK, Taken};
+use super::intake::{BAD_CELL, CHUNK, Taken};
 use super::sending::copy_short;
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
@@ -155,7 +155,11 @@ impl End {
         };
         let call = match *tag as u8 {
             entry::EVENT => None,
-            entry::CALL => Some(self.open_call(body)?),
+            entry::CALL => Some((body.call as u32, (body.call >> 32) as u32)),
+            BAD_CELL => {
+                self.poison(Violation::ReplyCell);
+                return None;
+            }
             _ => {
                 self.poison(Violation::EntryKind);
                 return None;
@@ -176,20 +180,6 @@ impl End {
     fn discard(&self, head: Head, data: Data) {
         // SAFETY: taken from the ring once, by this thread.
         drop(unsafe { Request::new(head, Message::new(data, self.hold())) });
-    }
-
-    #[inline(always)]
-    fn open_call(&self, body: &Body) -> Option<(u32, u32)> {
-        let (cell, generation) = (body.call as u32, (body.call >> 32) as u32);
-        // A busy cell named again would have two threads of ours write one reply.
-        match self.busy.get(cell as usize) {
-            // In one step: two threads may hold two calls that name one cell.
-            Some(busy) if !busy.swap(true, Ordering::Acquire) => Some((cell, generation)),
-            _ => {
-                self.poison(Violation::ReplyCell);
-                None
-            }
-        }
     }
 
     /// Whether a call that was just taken must not be executed: its caller may have been told that it was not.
@@ -309,12 +299,12 @@ impl Bus for End {
         // name it in between, and then no thread writes the body at the same time as another.
         let late = mutant("call: busy until after its reply");
         if !late {
-            self.busy[index as usize].store(false, Ordering::Release);
+            self.intake.answered(index);
         }
         let order = if mutant("call: reply without release") { Ordering::Relaxed } else { Ordering::Release };
         cell.word.store(generation, order);
         if late {
-            self.busy[index as usize].store(false, Ordering::Release);
+            self.intake.answered(index);
         }
         if BATCH_OF.get() != ptr::from_ref(self) {
             self.notify_caller(index, generation, released.is_some());
