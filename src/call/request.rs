@@ -27,12 +27,44 @@ pub struct Request<'a> {
 }
 
 /// The fixed part of a request.
+///
+/// Three whole words: a message is moved as words, and one that was written in parts would have to leave the store buffer
+/// first, behind the reply before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    pub method: u32,
+    /// The method, and whether it is a call in the upper half.
+    what: u64,
+    /// Reply cell in the lower half, generation in the upper one.
+    call: u64,
+    deadline: u64,
+}
+
+const IS_CALL: u64 = 1 << 32;
+
+impl Head {
+    /// An event, or a call with its number on the wire.
+    #[inline(always)]
+    pub fn new(method: u32, call: Option<u64>, deadline: u64) -> Self {
+        Self { what: u64::from(method) | if call.is_some() { IS_CALL } else { 0 }, call: call.unwrap_or(0), deadline }
+    }
+
+    /// The method number.
+    #[inline(always)]
+    pub fn method(&self) -> u32 {
+        self.what as u32
+    }
+
     /// Reply cell and generation; `None` for an event.
-    pub call: Option<(u32, u32)>,
-    pub deadline: Deadline,
+    #[inline(always)]
+    pub fn call(&self) -> Option<(u32, u32)> {
+        (self.what & IS_CALL != 0).then_some((self.call as u32, (self.call >> 32) as u32))
+    }
+
+    /// Until when the caller waits.
+    #[inline(always)]
+    pub fn deadline(&self) -> Deadline {
+        Deadline::from_nanos(self.deadline)
+    }
 }
 
 impl<'a> Request<'a> {
@@ -40,23 +72,23 @@ impl<'a> Request<'a> {
     /// As [`Message::new`].
     #[inline(always)]
     pub(crate) unsafe fn new(head: Head, message: Message<'a>) -> Self {
-        Self { head, answered: head.call.is_none(), message }
+        Self { head, answered: head.call().is_none(), message }
     }
 
     /// The method number.
     #[inline]
     pub fn method(&self) -> u32 {
-        self.head.method
+        self.head.method()
     }
 
     /// Whether this is an event: nobody waits for an answer.
     pub fn is_event(&self) -> bool {
-        self.head.call.is_none()
+        self.head.call().is_none()
     }
 
     /// Until when the caller waits.
     pub fn deadline(&self) -> Deadline {
-        self.head.deadline
+        self.head.deadline()
     }
 
     /// The payload. Also by dereferencing: `request.len()`, `request.read::<T>()`.
@@ -72,7 +104,7 @@ impl<'a> Request<'a> {
     /// that waits for ever for its caller's slots might wait for itself; the link's end.
     #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'a>> {
-        let deadline = Some(self.head.deadline).filter(|d| *d != Deadline::NEVER);
+        let deadline = Some(self.head.deadline()).filter(|d| *d != Deadline::NEVER);
         let place = self.message.hold().loan_reply(len, deadline)?;
         // SAFETY: loaned just now, of this bus, for `len` bytes.
         Ok(unsafe { Loan::new(place, len, self.message.hold().clone()) })
@@ -149,7 +181,7 @@ impl<'a> Request<'a> {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Message<'_>> {
-        let Some((parent, _)) = self.head.call else {
+        let Some((parent, _)) = self.head.call() else {
             return Err(Error::Unsupported { what: "a nested call from an event; use Link::call" });
         };
         let data = self.message.hold().call_nested(parent, method, payload.into(), deadline.into())?;

@@ -9,7 +9,7 @@ use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ti
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
-use crate::sync::{Ordering, fence, mutant};
+use crate::sync::{prefetch_write, Ordering, fence, mutant};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -155,7 +155,7 @@ impl End {
         };
         let call = match *tag as u8 {
             entry::EVENT => None,
-            entry::CALL => Some((body.call as u32, (body.call >> 32) as u32)),
+            entry::CALL => Some(body.call),
             BAD_CELL => {
                 self.poison(Violation::ReplyCell);
                 return None;
@@ -165,9 +165,9 @@ impl End {
                 return None;
             }
         };
-        let head = Head { method: body.method, call, deadline: Deadline::from_nanos(body.deadline) };
+        let head = Head::new(body.method, call, body.deadline);
         // Events that were sent before the end are still received.
-        if call.is_some_and(|call| self.is_void(call, body)) {
+        if head.call().is_some_and(|call| self.is_void(call, body)) {
             self.discard(head, data);
             return None;
         }
@@ -257,7 +257,7 @@ impl Bus for End {
 
     #[inline]
     fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()> {
-        let Some((index, generation)) = head.call else { return Ok(()) };
+        let Some((index, generation)) = head.call() else { return Ok(()) };
         if self.forked() {
             return Err(Error::Forked);
         }
@@ -289,7 +289,7 @@ impl Bus for End {
             }
             Outcome::Rejected(code) => (flags, body.code) = (flags | reply::REJECTED, code),
             Outcome::Panicked => flags |= reply::PANICKED,
-            Outcome::NoSuchMethod => (flags, body.code) = (flags | reply::NO_METHOD, head.method),
+            Outcome::NoSuchMethod => (flags, body.code) = (flags | reply::NO_METHOD, head.method()),
         }
         let cell = self.ours.cells.at(index);
         // SAFETY: the busy bit makes this call the only one of ours that writes the cell, until it is cleared.
@@ -389,6 +389,16 @@ impl<'a> Requests<'a> {
         self.end.nudge(nudge);
         (self.at, self.len) = (0, len);
         self.left -= len;
+        if len > 1 {
+            for taken in &self.chunk[..len] {
+                // SAFETY: written just now.
+                let taken = unsafe { taken.assume_init_ref() };
+                if taken.tag as u8 == entry::CALL {
+                    // All replies of the batch wait for their lines at once, not each for its own.
+                    prefetch_write(self.end.ours.cells.at(taken.value.call as u32));
+                }
+            }
+        }
         len > 0
     }
 }

@@ -580,6 +580,9 @@ impl<'a> Batch<'a> {
             let more = tx.ring.room(taken + want).map_or(1, |room| room.saturating_sub(taken)).clamp(1, want);
             tx.reserved += more;
             self.reserved += more;
+            if self.len == 0 {
+                tx.ring.prefetch(more);
+            }
         }
         while let Some(taken) = cell.take() {
             self.cells[self.cells_left] = taken;

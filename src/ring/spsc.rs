@@ -28,7 +28,7 @@
 //! The word per entry follows Dmitry Vyukov's bounded queue, with one side each.
 
 use crate::error::Violation;
-use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, mutant};
+use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, mutant, prefetch_write};
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -123,6 +123,15 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         }
         self.taken = pos;
         Ok(self.capacity - self.next.wrapping_sub(pos))
+    }
+
+    /// Asks for the cache lines of the next `count` entries, which are about to be written together.
+    pub fn prefetch(&self, count: u32) {
+        for ahead in 0..count {
+            let at = self.next.wrapping_add(ahead) & (self.capacity - 1);
+            // SAFETY: in bounds by the mask, valid by the contract of `new`.
+            prefetch_write(unsafe { self.entries.add(at as usize).as_ref() });
+        }
     }
 
     /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.

@@ -123,6 +123,9 @@ pub fn spin_loop() {
     loom::thread::yield_now();
 }
 
+/// A model has no caches.
+pub fn prefetch_write<T>(_line: &T) {}
+
 /// Lets another thread run.
 pub fn yield_now() {
     loom::thread::yield_now();

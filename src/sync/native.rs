@@ -198,6 +198,21 @@ pub fn spin_loop() {
     core::hint::spin_loop();
 }
 
+/// Asks for a cache line of our own that is about to be written, so that the write need not wait for it.
+#[inline(always)]
+pub fn prefetch_write<T>(line: &T) {
+    let line = ptr::from_ref(line);
+    // SAFETY: a hint; it changes no memory, whatever the address. Processors without it take it for no operation.
+    unsafe {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        core::arch::asm!("prefetchw byte ptr [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        #[cfg(all(target_arch = "aarch64", not(miri)))]
+        core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        #[cfg(miri)]
+        let _ = line;
+    }
+}
+
 /// Gives the CPU to another thread that wants it.
 pub fn yield_now() {
     rustix::thread::sched_yield();
