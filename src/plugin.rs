@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::{Error, JoinError, Result};
 use crate::join::{Kind, Packet, Refusal, Socket};
-use crate::link::{End, Link, View};
+use crate::link::{End, Geometry, Link, View};
 use crate::region::{Access, Memfd, Table, VERSION};
 use crate::sync;
 use crate::wake::{Deadline, Doorbell};
@@ -63,7 +63,7 @@ impl Plugin {
         join(Socket::from_fd(socket), config)
     }
 
-    /// Whether this process was spawned by a host and has not attached yet: for programs that are their own plugin.
+    /// Whether this process, or one that it descends from, was spawned by a host: for programs that are their own plugin.
     pub fn is_spawned() -> bool {
         std::env::var_os(SOCKET_VARIABLE).is_some()
     }
@@ -124,6 +124,9 @@ fn map(host_file: OwnedFd, own_file: OwnedFd) -> Result<(View<sync::AtomicU32>, 
     let (theirs, ours) = (host_file.map(Access::ReadOnly)?, own_file.map(Access::ReadWrite)?);
     let their_table = table(&theirs, host_file.len() as u64)?;
     let our_table = table(&ours, own_file.len() as u64)?;
+    if Geometry::of(&our_table)? != Geometry::of(&their_table)? {
+        return Err(JoinError::Geometry { what: "the two regions differ" }.into());
+    }
     // SAFETY: our region is written by this process alone once the host has sealed it, before it says go; the other one is
     // mapped read-only. The tables were validated.
     unsafe { Ok((View::new(ours, &our_table)?, View::new(theirs, &their_table)?)) }

@@ -327,7 +327,7 @@ fn calls_are_outstanding_together_and_answered_in_any_order() {
         let plugin = Setup::default().idle(idle).spawn("gathers");
         for count in [1u64, 2, 30] {
             let payload = |number: u64| {
-                let len = if number % 2 == 0 { 8 } else { 300 };
+                let len = if number.is_multiple_of(2) { 8 } else { 300 };
                 [&count.to_le_bytes()[..], &bytes(number, len)].concat()
             };
             let pending: Vec<_> =

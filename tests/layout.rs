@@ -1,7 +1,5 @@
 //! `docs/layout.md` and the code say the same, and the page is enough to be one end of a link.
 
-#![allow(clippy::disallowed_types, reason = "these are the types of busway::sync")]
-
 #[allow(unused_imports, unused_macros, reason = "roles are for tests with children")]
 mod common;
 #[path = "layout/page.rs"]

@@ -1,8 +1,6 @@
 //! Calls made from within calls, between two processes of one thread each: the thread that waits serves what it is asked
 //! meanwhile.
 
-#![allow(clippy::disallowed_types, reason = "counters of a test, which loom does not run")]
-
 mod common;
 
 use busway::{Deadline, Error, Geometry, Link, Pending, Request, Result, reject};

@@ -2,11 +2,11 @@
 //!
 //! The plugin attaches as any other and then writes what it likes where its side of the link lies in memory.
 
-#![allow(clippy::disallowed_types, reason = "the words of a region are those of busway::sync")]
-
 mod common;
 
-use busway::internals::link::words::{Body, CALL_GENERATION, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind, reply};
+use busway::internals::link::words::{
+    Body, CALL_GENERATION, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind, reply,
+};
 use busway::region::{HEADER_SIZE, Table};
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
@@ -154,11 +154,21 @@ const LIES: &[Lie] = {
         }),
         lie("a reply in no slot", Calls, SlotReference, |region| {
             let inline = [SlotRef::new(9, 0, 1).bits(), 0, 0, 0, 0];
-            region.reply(FIRST.0, FIRST.1, reply::OK | reply::SLOT, ReplyBody { length: 50, inline, ..ReplyBody::default() });
+            region.reply(
+                FIRST.0,
+                FIRST.1,
+                reply::OK | reply::SLOT,
+                ReplyBody { length: 50, inline, ..ReplyBody::default() },
+            );
         }),
         lie("a reply longer than its slot", Calls, SlotReference, |region| {
             let inline = [SlotRef::new(0, 0, 1).bits(), 0, 0, 0, 0];
-            region.reply(FIRST.0, FIRST.1, reply::OK | reply::SLOT, ReplyBody { length: 65, inline, ..ReplyBody::default() });
+            region.reply(
+                FIRST.0,
+                FIRST.1,
+                reply::OK | reply::SLOT,
+                ReplyBody { length: 65, inline, ..ReplyBody::default() },
+            );
         }),
         lie("a message on the control socket", Receives, ControlMessage, |_| {
             let socket: i32 = std::env::var("BUSWAY_SOCKET").expect("spawned").parse().expect("a number");
@@ -377,4 +387,10 @@ fn a_plugin_that_scribbles_over_its_memory_neither_panics_nor_hangs_its_host() {
 }
 
 struct G(std::time::Instant, usize);
-impl Drop for G { fn drop(&mut self) { if self.0.elapsed() > Duration::from_millis(300) { eprintln!("op {} took {:?}", self.1, self.0.elapsed()); } } }
+impl Drop for G {
+    fn drop(&mut self) {
+        if self.0.elapsed() > Duration::from_millis(300) {
+            eprintln!("op {} took {:?}", self.1, self.0.elapsed());
+        }
+    }
+}

@@ -93,13 +93,19 @@ impl<'a> PeerBytes<'a> {
 
     /// A copy of everything.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut to = Vec::with_capacity(self.len);
-        // SAFETY: the capacity is there, and the copy initialises all of it.
-        unsafe {
-            self.copy_out(0, to.as_mut_ptr(), self.len);
-            to.set_len(self.len);
-        }
+        let mut to = Vec::new();
+        self.append_to(&mut to);
         to
+    }
+
+    /// Appends everything to `to`.
+    pub fn append_to(&self, to: &mut Vec<u8>) {
+        to.reserve(self.len);
+        // SAFETY: the capacity is there, and the copy initialises all that is added to the length.
+        unsafe {
+            self.copy_out(0, to.as_mut_ptr().add(to.len()), self.len);
+            to.set_len(to.len() + self.len);
+        }
     }
 
     /// # Safety
@@ -166,7 +172,6 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 ///
 /// # Safety
 /// As [`copy`].
-#[allow(clippy::disallowed_types, reason = "payload bytes are no protocol state; loom has nothing to see here")]
 #[inline]
 unsafe fn copy_relaxed(from: *const u8, to: *mut u8, len: usize) {
     use core::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};

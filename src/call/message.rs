@@ -97,8 +97,8 @@ impl<'a> Message<'a> {
     pub fn as_slice(&self) -> Option<&[u8]> {
         match self.data.slot {
             None => Some(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
-            // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
             Some((base, _)) if self.data.trusted => {
+                // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
                 Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len) })
             }
             Some(_) => None,

@@ -68,8 +68,6 @@ pub(super) struct Bells {
     space: Bell,
     slots: Bell,
     anything: Bell,
-    /// `pos` when the peer's senders were last rung.
-    space_rung_at: AtomicU32,
 }
 
 /// Why a link is no longer usable; the lowest bits of `ended`.
@@ -156,7 +154,10 @@ impl End {
         // the peer's.
         let (ring, intake) = unsafe {
             let pos = NonNull::from(&theirs.intake.pos.0);
-            (Producer::new(ours.entries.base(), pos, ours.entries.count(), 0), Intake::new(theirs.entries, 0, ours.cells.count()))
+            (
+                Producer::new(ours.entries.base(), pos, ours.entries.count(), 0),
+                Intake::new(theirs.entries, 0, ours.cells.count()),
+            )
         };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
@@ -324,9 +325,7 @@ impl End {
             how |= bells.slots.ring(&theirs.control.arena_wait.0, &ours.control.released_bell.0, true, u32::MAX);
         }
         let pos = ours.intake.pos.0.load(Ordering::Relaxed);
-        if bells.space_rung_at.swap(pos, Ordering::Relaxed) != pos {
-            how |= bells.space.ring(&theirs.lane.space_wait.0, &ours.intake.pos.0, false, u32::MAX);
-        }
+        how |= bells.space.ring_at(&theirs.lane.space_wait.0, &ours.intake.pos.0, pos, u32::MAX);
         // An event loop waits for anything; its bell is the doorbell alone.
         how |= bells.anything.ring(&theirs.control.fd_armed.0, &ours.control.released_bell.0, false, 0);
         if how & How::Descriptor as u32 != 0

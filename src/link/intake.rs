@@ -90,7 +90,13 @@ impl Intake {
         let ring = unsafe { Consumer::new(entries.base(), entries.count(), start) };
         let aside = VecDeque::with_capacity(entries.count() as usize);
         let rx = Rx { ring, aside, marks: Marks::default(), receivers_asleep: 0, tally: Tally::default() };
-        Self { rx: Mutex::new(rx), entries, spinning: AtomicBool::new(false), set_aside: AtomicU32::new(0), busy: (0..cells).map(|_| AtomicBool::new(false)).collect() }
+        Self {
+            rx: Mutex::new(rx),
+            entries,
+            spinning: AtomicBool::new(false),
+            set_aside: AtomicU32::new(0),
+            busy: (0..cells).map(|_| AtomicBool::new(false)).collect(),
+        }
     }
 
     /// Whether a message is there, without the lock: for polling.

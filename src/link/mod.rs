@@ -123,6 +123,9 @@ impl Link {
 
     /// Sends a call without waiting for its reply. Waits for room until `deadline`, which is the call's too.
     ///
+    /// A thread that holds many pending calls may wait for room that only its own calls can give back. It then had better use
+    /// [`try_submit`](Self::try_submit): on [`Error::Full`] take in a reply, and try again.
+    ///
     /// # Errors
     /// As [`call`](Self::call), for what can go wrong before the reply.
     #[inline]
@@ -249,7 +252,7 @@ impl Link {
         self.peer
     }
 
-    /// The geometry of both regions.
+    /// The largest payload that this side can send, in bytes.
     pub fn max_payload(&self) -> usize {
         self.end.ours.classes.last().map_or(32, |c| c.size as usize)
     }

@@ -9,7 +9,7 @@ use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ti
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
-use crate::sync::{prefetch_write, Ordering, fence, mutant};
+use crate::sync::{Ordering, fence, mutant, prefetch_write};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -143,7 +143,11 @@ impl End {
     #[inline(always)]
     pub(super) fn open(&self, Taken { tag, value: body }: &Taken) -> Option<Request<'_>> {
         let flags = (tag >> 8) as u8;
-        let data = if flags & entry::SLOT == 0 && body.length as usize <= words::INLINE_REQUEST {
+        let data = if flags & !entry::SLOT != 0 {
+            // An extension that was not negotiated.
+            self.poison(Violation::EntryKind);
+            return None;
+        } else if flags & entry::SLOT == 0 && body.length as usize <= words::INLINE_REQUEST {
             let mut words = [0; 5];
             words[..4].copy_from_slice(&body.inline);
             Data::inline(words, body.length as usize)

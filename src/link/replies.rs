@@ -62,10 +62,10 @@ impl End {
                     return Ok(());
                 }
                 Ok((Some(child), _)) => {
-                    if let Some(handler) = handler {
-                        if let Some(request) = self.open(&child) {
-                            self.serve_nested(handler, request);
-                        }
+                    if let Some(handler) = handler
+                        && let Some(request) = self.open(&child)
+                    {
+                        self.serve_nested(handler, request);
                     }
                 }
                 Err(stop) => return self.stop_waiting(ticket, stop),

@@ -248,7 +248,7 @@ impl End {
                     let look = || (self.theirs.intake.pos.0.hint() != seen).then_some(());
                     // A call that was taken and is held rings nobody before its thread waits for something here.
                     let recheck = Some(Duration::from_millis(10));
-                    self.wait(&SpaceSpot(self), deadline, true, recheck, look).map_err(Stop::refusal)?;
+                    self.wait(&SpaceSpot { end: self, seen }, deadline, true, recheck, look).map_err(Stop::refusal)?;
                 }
             }
         }

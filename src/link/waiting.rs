@@ -150,18 +150,21 @@ impl Spot for ReplySpot<'_> {
 }
 
 /// Senders wait for room in the ring.
-pub(super) struct SpaceSpot<'a>(pub(super) &'a End);
+pub(super) struct SpaceSpot<'a> {
+    pub(super) end: &'a End,
+    /// The peer's position at which there was none.
+    pub(super) seen: u32,
+}
 
 impl Spot for SpaceSpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        let pos = &self.0.theirs.intake.pos.0;
-        sleep(&[FutexWord::shared(pos.futex(), pos.load())])
+        sleep(&[FutexWord::shared(self.end.theirs.intake.pos.0.futex(), self.seen)])
     }
     fn park(&self, how: How) {
-        self.0.tx.lock().space.enter(&self.0.ours.lane.space_wait.0, how);
+        self.end.tx.lock().space.enter_at(&self.end.ours.lane.space_wait.0, how, self.seen);
     }
     fn unpark(&self, how: How) {
-        self.0.tx.lock().space.leave(&self.0.ours.lane.space_wait.0, how);
+        self.end.tx.lock().space.leave(&self.end.ours.lane.space_wait.0, how);
     }
 }
 

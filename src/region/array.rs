@@ -36,11 +36,8 @@ impl<T> Array<T> {
     pub unsafe fn new(region: &Region, section: Section) -> Self {
         assert!(section.stride as usize == size_of::<T>());
         // SAFETY: inside the region by the validation of the table.
-        Self {
-            base: unsafe { region.base().add(section.offset as usize) }.cast(),
-            count: section.count,
-            _elements: PhantomData,
-        }
+        let base = unsafe { region.base().add(section.offset as usize) };
+        Self { base: base.cast(), count: section.count, _elements: PhantomData }
     }
 
     /// The elements of a slice that outlives the array.

@@ -67,6 +67,12 @@ pub struct Plan {
     end: Option<u64>,
 }
 
+impl Default for Plan {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Plan {
     /// An empty plan: only the header page.
     pub fn new() -> Self {
@@ -107,7 +113,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// Length of the region in bytes.
+    /// Length of the region in bytes; never 0.
+    #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.length as usize
     }
@@ -185,6 +192,7 @@ impl Table {
     pub fn find<T>(&self, kind: u32, id: u32) -> Result<Section, JoinError> {
         let mut found = self.sections.iter().filter(|s| (s.kind, s.id) == (kind, id));
         match (found.next(), found.next()) {
+            (Some(s), None) if s.version != 1 => Err(JoinError::Geometry { what: "a section is of another version" }),
             (Some(s), None) if s.stride as usize == size_of::<T>() && align_of::<T>() <= 64 => Ok(*s),
             (Some(_), None) => Err(JoinError::Geometry { what: "a section has elements of another size" }),
             _ => Err(JoinError::Geometry { what: "a section is missing or doubled" }),

@@ -112,7 +112,7 @@ unsafe fn copy_units<T>(from: *const T, to: *mut T) {
     let mut at = 0;
     macro_rules! copy {
         ($size:literal, $load:literal, $store:literal, $class:ident) => {
-            while at + $size <= size_of::<T>() {
+            while size_of::<T>() - at >= $size {
                 // SAFETY: in bounds on both sides.
                 unsafe {
                     asm!(

@@ -15,8 +15,6 @@
 //! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
 
-#![allow(clippy::disallowed_types)]
-
 mod cell;
 #[cfg(busway_loom)]
 mod model;

@@ -14,7 +14,7 @@ use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, Wai
 ///
 /// A call takes three locks, so half of what an uncontended `std` mutex costs counts: unlocking here is a plain store. The
 /// price is that an unlock may miss a thread which is about to sleep; such a thread therefore never sleeps for longer than
-/// [`Mutex::NAP`]. It spins a little first, because the holder is almost always running.
+/// 50 us. It spins a little first, because the holder is almost always running.
 #[derive(Default)]
 pub struct Mutex<T: ?Sized> {
     locked: AtomicU32,

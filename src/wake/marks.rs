@@ -36,6 +36,13 @@ impl Marks {
         self.renew(mark);
     }
 
+    /// As [`enter`](Self::enter), for a sleeper whose bell is a word that counts: the mark carries the value `seen` in place
+    /// of an epoch, so that the waker rings it only for a later one, and once.
+    pub fn enter_at(&mut self, mark: &AtomicU32, how: How, seen: u32) {
+        self.epoch = seen.wrapping_sub(1);
+        self.enter(mark, how);
+    }
+
     /// One sleeper less; clears the mark with the last one.
     pub fn leave(&mut self, mark: &AtomicU32, how: How) {
         *self.of(how) -= 1;
@@ -46,8 +53,8 @@ impl Marks {
 
     /// Marks anew on behalf of those asleep, so that the next publication rings again. Then fence, and look again.
     pub fn renew(&mut self, mark: &AtomicU32) {
-        let how = u32::from(self.by_futex > 0) * How::Futex as u32
-            | u32::from(self.by_descriptor > 0) * How::Descriptor as u32;
+        let how = (u32::from(self.by_futex > 0) * How::Futex as u32)
+            | (u32::from(self.by_descriptor > 0) * How::Descriptor as u32);
         self.epoch = self.epoch.wrapping_add(1);
         mark.store(self.epoch << HOW_BITS | how, Ordering::Relaxed);
     }
@@ -87,7 +94,21 @@ impl Bell {
     /// [`How`] under which somebody was woken; for [`How::Descriptor`] the caller has to ring the doorbell.
     #[cold]
     pub fn ring(&self, mark: &PeerWord, bell: &AtomicU32, bump: bool, count: u32) -> u32 {
+        self.ring_mark(mark.hint(), bell, bump, count)
+    }
+
+    /// As [`ring`](Self::ring) for a bell that counts and stands at `at`: the mark of those who have seen that value stays.
+    #[cold]
+    pub fn ring_at(&self, mark: &PeerWord, bell: &AtomicU32, at: u32, count: u32) -> u32 {
         let mark = mark.hint();
+        let seen = mark >> HOW_BITS == at << HOW_BITS >> HOW_BITS;
+        if seen && !mutant("wake: a step that was seen rings") {
+            return 0;
+        }
+        self.ring_mark(mark, bell, false, count)
+    }
+
+    fn ring_mark(&self, mark: u32, bell: &AtomicU32, bump: bool, count: u32) -> u32 {
         if mark & HOW == 0 || self.rung.swap(mark, Ordering::Relaxed) == mark {
             return 0;
         }
