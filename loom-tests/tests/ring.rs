@@ -6,7 +6,7 @@
 
 #![cfg(busway_loom)]
 
-use busway::ring::spsc::{Consumer, Entry, Producer};
+use busway::ring::spsc::{Consumer, Entry, Message, Producer};
 use busway::sync::{AtomicU32, Ordering, PeerWord, spin_loop};
 use busway_loom_tests::{Failure, Model};
 use core::ptr::NonNull;
@@ -43,19 +43,19 @@ fn ring(together: u32) {
             }
             match together {
                 1 => tx.publish(first, value(first)),
-                _ => tx.publish_all(&[(first, value(first)), (first + 1, value(first + 1))]),
+                _ => tx.publish_all(&[first, first + 1].map(message)),
             }
         }
         drop(alive);
     });
-    for message in 0..MESSAGES {
+    for number in 0..MESSAGES {
         let taken = loop {
             if let Some(taken) = rx.take() {
                 break taken;
             }
             spin_loop();
         };
-        assert_eq!(taken, (message, value(message)), "lost, doubled or out of order");
+        assert_eq!(taken, message(number), "lost, doubled or out of order");
         shared.pos.store(rx.next(), Ordering::Release);
     }
     assert!(!rx.ready() && rx.peek().is_none(), "a message that was never sent");
@@ -70,8 +70,12 @@ fn together() {
     ring(2);
 }
 
-fn value(message: u32) -> u64 {
-    u64::from(message) + 100
+fn value(number: u32) -> u64 {
+    u64::from(number) + 100
+}
+
+fn message(number: u32) -> Message<u64> {
+    Message { tag: number, value: value(number) }
 }
 
 #[test]

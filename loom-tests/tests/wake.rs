@@ -13,7 +13,7 @@ use busway_loom_tests::{Ends, Failure, Model, Payload, ends, on_thread};
 const RECEIVER: Model = Model::new("wake: a receiver asleep");
 const RECEIVERS: Model = Model::new("wake: two receivers asleep, each takes one message and leaves").bound(3);
 const CALLER: Model = Model::new("wake: a caller asleep beside a receiver").bound(2);
-const ROOM: Model = Model::new("wake: a sender asleep for room, events");
+const ROOM: Model = Model::new("wake: a sender asleep for room, events").bound(3);
 const ROOM_CALLS: Model = Model::new("wake: a sender asleep for room, calls that are held").bound(3);
 const SLOT: Model = Model::new("wake: a loaner asleep for a slot").bound(3);
 const NESTED: Model = Model::new("wake: a caller asleep serves a nested call").bound(3);
@@ -116,6 +116,25 @@ fn nested() {
     server.join().unwrap();
 }
 
+fn two_nested() {
+    let ends = ends(Idle::Park);
+    ends.host.set_handler(|request| drop(request.reply(b""))).expect("the first handler");
+    let callers = [1, 2].map(|method| on_thread(&ends, move |ends| {
+        ends.host.call(method, b"", Deadline::NEVER).expect("a reply");
+    }));
+    let requests = [(); 2].map(|()| ends.plugin.recv(Deadline::NEVER).expect("a request"));
+    for request in requests.into_iter().rev() {
+        request.call(3, b"", Deadline::NEVER).expect("a reply of the handler");
+        request.reply(b"").expect("an open link");
+    }
+    callers.into_iter().for_each(|caller| caller.join().unwrap());
+}
+
+#[test]
+fn t_two_nested() {
+    Model::new("two nested").bound(2).holds(two_nested);
+}
+
 #[test]
 fn a_receiver_is_woken() {
     RECEIVER.holds(receiver);
@@ -169,6 +188,11 @@ fn a_replier_fences() {
 #[test]
 fn a_sender_is_woken_by_events() {
     ROOM.holds(room);
+}
+
+#[test]
+fn a_sender_is_rung_for_what_it_has_not_seen() {
+    ROOM.fails("wake: a step that was seen rings", Failure::Deadlock, room);
 }
 
 #[test]
