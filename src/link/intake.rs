@@ -41,9 +41,14 @@ pub struct Intake {
     /// A receiver is spinning: nobody has to be woken in its place.
     spinning: AtomicBool,
     set_aside: AtomicU32,
+    /// No more than this is set aside, whatever comes.
+    aside_limit: usize,
     /// Which of our reply cells carry a call of the peer that was taken and not answered. Set under the lock.
     busy: Box<[AtomicBool]>,
 }
+
+/// How many times the size of the ring may be set aside: bounds what a side costs us that floods between nested calls.
+const RINGS_ASIDE: usize = 16;
 
 /// The kind that a call gets which names a cell that does not exist or is busy: else two of our threads would write one reply.
 pub const BAD_CELL: u8 = 0xff;
@@ -95,6 +100,7 @@ impl Intake {
             entries,
             spinning: AtomicBool::new(false),
             set_aside: AtomicU32::new(0),
+            aside_limit: entries.count() as usize * RINGS_ASIDE,
             busy: (0..cells).map(|_| AtomicBool::new(false)).collect(),
         }
     }
@@ -103,7 +109,12 @@ impl Intake {
     #[inline(always)]
     pub fn ready(&self, words: &IntakeWords<'_>) -> bool {
         let pos = words.pos.load(Ordering::Relaxed);
-        self.entries.at(pos & (self.entries.count() - 1)).holds(pos) || self.set_aside.load(Ordering::Relaxed) != 0
+        if self.entries.at(pos & (self.entries.count() - 1)).holds(pos) {
+            return true;
+        }
+        // Meets the release of a position that has moved past what was set aside.
+        fence(Ordering::Acquire);
+        self.set_aside.load(Ordering::Relaxed) != 0
     }
 
     /// Takes the next message, for a receiver. Returns whether there was one. `spun`: this thread has spun for it, see
@@ -199,6 +210,7 @@ impl Intake {
         if let Some(at) = rx.aside.iter().position(|taken| child(taken.tag)) {
             self.set_aside.fetch_sub(1, Ordering::Relaxed);
             let taken = rx.aside.remove(at);
+            words.pos.store(rx.ring.next(), Ordering::Release);
             return (taken, self.hand_on(&mut rx, words));
         }
         let mut found = None;
@@ -208,23 +220,32 @@ impl Intake {
                 left_to_others = true;
                 break;
             }
-            if !child(tag) && rx.aside.len() == rx.aside.capacity() {
+            if !child(tag) && rx.aside.len() >= self.aside_limit {
                 break;
             }
             let mut taken = MaybeUninit::uninit();
             if !self.pull(&mut rx, &mut taken) {
                 break;
             }
-            words.pos.store(rx.ring.next(), Ordering::Release);
             // SAFETY: written, as it said.
             let taken = unsafe { taken.assume_init() };
             // The tag that counts is the one that was taken: a peer may change what was peeked at.
-            if child(taken.tag) {
+            let is_child = child(taken.tag);
+            if is_child {
                 found = Some(taken);
+            } else {
+                // Before the position: a thread about to sleep finds the message in the ring or here.
+                rx.aside.push_back(taken);
+                self.set_aside.fetch_add(1, Ordering::Relaxed);
+            }
+            // Once a ringful is set aside, what follows goes on counting against the ring: so a side that floods it finds it
+            // full, and what is kept there for nested calls comes up.
+            if is_child || rx.aside.len() <= self.entries.count() as usize {
+                words.pos.store(rx.ring.next(), Ordering::Release);
+            }
+            if is_child {
                 break;
             }
-            rx.aside.push_back(taken);
-            self.set_aside.fetch_add(1, Ordering::Relaxed);
         }
         let nudge = if left_to_others { Nudge(rx.marks.wake_one(words.bell)) } else { self.hand_on(&mut rx, words) };
         (found, nudge)
