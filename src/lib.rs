@@ -41,3 +41,7 @@ pub mod internals {
         pub use crate::plugin::SOCKET_VARIABLE;
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
