@@ -119,9 +119,11 @@ fn nested() {
 fn two_nested() {
     let ends = ends(Idle::Park);
     ends.host.set_handler(|request| drop(request.reply(b""))).expect("the first handler");
-    let callers = [1, 2].map(|method| on_thread(&ends, move |ends| {
-        ends.host.call(method, b"", Deadline::NEVER).expect("a reply");
-    }));
+    let callers = [1, 2].map(|method| {
+        on_thread(&ends, move |ends| {
+            ends.host.call(method, b"", Deadline::NEVER).expect("a reply");
+        })
+    });
     let requests = [(); 2].map(|()| ends.plugin.recv(Deadline::NEVER).expect("a request"));
     for request in requests.into_iter().rev() {
         request.call(3, b"", Deadline::NEVER).expect("a reply of the handler");

@@ -278,13 +278,17 @@ mod tests {
         /// Every length and alignment, on both sides of the bulk limit.
         #[test]
         fn copies_what_is_there(len in prop_oneof![0usize..300, 1000usize..1100, 4000usize..4200], shift in 0usize..16) {
-            let memory: Vec<u8> = (0..len + shift).map(|i| (i * 31) as u8).collect();
-            let bytes = PeerBytes { private: shift % 2 == 0, ..PeerBytes::from(&memory[shift..]) };
+            let mut memory: Vec<u8> = (0..len + shift).map(|i| (i * 31) as u8).collect();
+            let expected = memory[shift..].to_vec();
+            let base: NonNull<u8> = NonNull::from(&mut memory[shift..]).cast();
+            // SAFETY: valid for `len` bytes, which nobody writes.
+            let shared = unsafe { PeerBytes::new(base, len) };
+            let bytes = if shift % 2 == 0 { shared } else { PeerBytes::from(&expected[..]) };
             let mut to = vec![0; len];
             bytes.copy_to(&mut to);
-            prop_assert_eq!(&to, &memory[shift..]);
-            prop_assert_eq!(bytes.to_vec(), &memory[shift..]);
-            prop_assert!(bytes == memory[shift..]);
+            prop_assert_eq!(&to, &expected);
+            prop_assert_eq!(bytes.to_vec(), &expected[..]);
+            prop_assert!(bytes == expected[..]);
             prop_assert!(bytes.iter_as::<u32>().count() == len / 4);
         }
 

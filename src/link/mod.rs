@@ -10,6 +10,8 @@ mod receiving;
 mod replies;
 mod sending;
 mod stats;
+#[cfg(all(test, not(busway_loom)))]
+mod tests;
 mod waiting;
 #[doc(hidden)]
 pub mod words;

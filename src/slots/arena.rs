@@ -273,3 +273,112 @@ impl Arena {
         self.places[thread_number()?].get(usize::from(class))
     }
 }
+
+#[cfg(all(test, not(busway_loom)))]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    const CLASSES: [SizeClass; 2] = [SizeClass { size: 64, count: 3 }, SizeClass { size: 128 << 10, count: 2 }];
+    const SLOTS: usize = 5;
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        Loan(u8),
+        GiveBack(usize),
+        Lend(usize),
+        Release(usize),
+        Ride(usize),
+        ComeBack(usize),
+        Detach(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let any = 0..SLOTS;
+        prop_oneof![
+            4 => (0u8..2).prop_map(Step::Loan),
+            1 => any.clone().prop_map(Step::GiveBack),
+            2 => any.clone().prop_map(Step::Lend),
+            2 => any.clone().prop_map(Step::Release),
+            2 => any.clone().prop_map(Step::Ride),
+            1 => any.clone().prop_map(Step::ComeBack),
+            1 => any.prop_map(Step::Detach),
+        ]
+    }
+
+    /// Where a slot is that is not free.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Held {
+        Loaned,
+        Lent(SlotRef),
+        Riding(SlotRef),
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 512 }))]
+
+        /// Any order of loans, sends and releases does what a plain set of free slots does: no slot is handed out twice, none
+        /// is lost, and a loan fails only when every slot of its class is out.
+        #[test]
+        fn an_arena_is_a_free_list(steps in proptest::collection::vec(step(), 0..120)) {
+            let words: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
+            let seen: Vec<&PeerWord> = words.iter().map(PeerWord::of).collect();
+            // SAFETY: a peer word is a word; they outlive the arena.
+            let released = unsafe { Array::of(core::slice::from_raw_parts(core::ptr::from_ref(seen[0]), SLOTS)) };
+            let arena = Arena::new(&CLASSES, released);
+            let mut held: HashMap<u32, (SlotId, Held)> = HashMap::new();
+            for step in steps {
+                let at = |n: usize| n as u32;
+                match step {
+                    Step::Loan(class) => {
+                        let out = held.values().filter(|(slot, _)| slot.class == class).count();
+                        let loan = arena.loan(class);
+                        prop_assert_eq!(loan.is_some(), out < CLASSES[class as usize].count as usize);
+                        if let Some(slot) = loan {
+                            prop_assert_eq!(slot.class, class);
+                            prop_assert!(held.insert(slot.number, (slot, Held::Loaned)).is_none(), "handed out twice");
+                        }
+                    }
+                    Step::GiveBack(n) => {
+                        if let Some((slot, Held::Loaned)) = held.get(&at(n)).copied() {
+                            arena.give_back(slot);
+                            held.remove(&at(n));
+                        }
+                    }
+                    Step::Lend(n) => {
+                        if let Some((slot, state @ Held::Loaned)) = held.get_mut(&at(n)).map(|(s, h)| (*s, h)) {
+                            *state = Held::Lent(arena.lend(slot));
+                        }
+                    }
+                    Step::Ride(n) => {
+                        if let Some((slot, state @ Held::Loaned)) = held.get_mut(&at(n)).map(|(s, h)| (*s, h)) {
+                            *state = Held::Riding(arena.ride(slot));
+                        }
+                    }
+                    Step::Release(n) => {
+                        if let Some((_, Held::Lent(reference))) = held.get(&at(n)).copied() {
+                            words[n].store(reference.generation(), Ordering::Release);
+                            held.remove(&at(n));
+                        }
+                    }
+                    Step::ComeBack(n) => {
+                        if let Some((slot, Held::Riding(_))) = held.get(&at(n)).copied() {
+                            arena.give_back(slot);
+                            held.remove(&at(n));
+                        }
+                    }
+                    Step::Detach(n) => {
+                        if let Some((slot, state)) = held.get_mut(&at(n)).map(|(s, h)| (*s, h))
+                            && let Held::Riding(reference) = *state
+                        {
+                            arena.detach(slot);
+                            *state = Held::Lent(reference);
+                        }
+                    }
+                }
+                prop_assert_eq!(arena.outstanding() as usize, held.len());
+            }
+        }
+    }
+}

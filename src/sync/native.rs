@@ -189,7 +189,7 @@ pub fn now() -> u64 {
 
 /// The CPU this thread runs on: a hint, old as soon as it is read.
 pub fn cpu() -> u32 {
-    rustix::thread::sched_getcpu() as u32
+    if cfg!(miri) { 0 } else { rustix::thread::sched_getcpu() as u32 }
 }
 
 /// Tells the CPU that this is a spin loop.
@@ -202,15 +202,18 @@ pub fn spin_loop() {
 #[inline(always)]
 pub fn prefetch_write<T>(line: &T) {
     let line = ptr::from_ref(line);
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     // SAFETY: a hint; it changes no memory, whatever the address. Processors without it take it for no operation.
     unsafe {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
         core::arch::asm!("prefetchw byte ptr [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
-        #[cfg(all(target_arch = "aarch64", not(miri)))]
-        core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
-        #[cfg(miri)]
-        let _ = line;
     }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!("prfm pstl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(miri)]
+    let _ = line;
 }
 
 /// Gives the CPU to another thread that wants it.

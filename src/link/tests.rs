@@ -1,0 +1,101 @@
+//! Whole links inside one process, over heap memory: what Miri can follow.
+
+use super::*;
+use crate::{Config, Error, Idle, SizeClass};
+use std::thread;
+
+fn pair(idle: Idle) -> (Link, Link) {
+    let classes = vec![SizeClass { size: 64, count: 4 }, SizeClass { size: 4096, count: 2 }];
+    Link::pair(&Config::default().idle(idle).geometry(Geometry { entries: 16, cells: 8, classes })).unwrap()
+}
+
+const ROUNDS: u64 = if cfg!(miri) { 6 } else { 2000 };
+
+fn payload(number: u64) -> Vec<u8> {
+    let len = [0, 8, 32, 33, 40, 41, 64, 65, 1500, 4096][number as usize % 10];
+    (0..len).map(|i| (number + i) as u8).collect()
+}
+
+/// Every size on both sides of each limit comes back as it was sent, by copy and by loan, and nothing stays in use.
+#[test]
+fn payloads_come_back() {
+    for idle in [Idle::Park, Idle::default()] {
+        let (host, plugin) = pair(idle);
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                plugin.serve(|request| {
+                    let mut reply = request.loan(request.len()).unwrap();
+                    request.bytes().copy_to(&mut reply);
+                    request.reply(reply).unwrap();
+                })
+            });
+            for number in 0..ROUNDS * 2 {
+                let sent = payload(number);
+                let reply = if number % 2 == 0 {
+                    host.call(1, &sent, Deadline::NEVER).unwrap()
+                } else {
+                    let mut loan = host.loan(sent.len(), Deadline::NEVER).unwrap();
+                    loan.copy_from_slice(&sent);
+                    host.call(1, loan, Deadline::NEVER).unwrap()
+                };
+                assert_eq!(reply.to_vec(), sent);
+                assert_eq!(reply.as_slice().is_some(), sent.len() <= 40, "a host does not trust a slot of its plugin");
+            }
+            let stats = host.stats();
+            assert_eq!((stats.calls_in_use, stats.slots_in_use), (0, 0));
+            host.close(Deadline::NEVER);
+        });
+        assert_eq!(plugin.stats().slots_in_use, 0);
+        assert!(matches!(plugin.call(1, b"", Deadline::NEVER), Err(Error::Closed)));
+    }
+}
+
+/// Batches of events and calls, received in batches, in order, from two threads.
+#[test]
+fn batches_keep_their_order() {
+    let (host, plugin) = pair(Idle::Park);
+    thread::scope(|threads| {
+        let receiver = threads.spawn(|| {
+            let mut last = [0; 2];
+            let mut events = 0;
+            while events < 2 * ROUNDS {
+                for request in plugin.recv_batch(5, Deadline::NEVER).unwrap() {
+                    let [thread, number]: [u64; 2] = request.read().unwrap();
+                    assert_eq!(number, last[thread as usize] + 1, "lost, doubled or out of order");
+                    last[thread as usize] = number;
+                    events += 1;
+                }
+            }
+        });
+        for thread in 0..2u64 {
+            let host = &host;
+            threads.spawn(move || {
+                let mut batch = host.batch();
+                for number in 1..=ROUNDS {
+                    batch.send(1, bytemuck::bytes_of(&[thread, number]), Deadline::NEVER).unwrap();
+                    if number % 7 == 0 {
+                        batch.flush();
+                    }
+                }
+            });
+        }
+        receiver.join().unwrap();
+    });
+    assert_eq!(host.stats().sent, plugin.stats().received);
+}
+
+/// What is owned outlives the link that it came from.
+#[test]
+fn what_is_owned_outlives_its_link() {
+    let (host, plugin) = pair(Idle::Park);
+    let pending = host.submit(1, &[5; 100], Deadline::NEVER).unwrap().into_owned();
+    let request = plugin.recv(Deadline::NEVER).unwrap().into_owned();
+    host.send(2, &[6; 50], Deadline::NEVER).unwrap();
+    let event = plugin.recv(Deadline::NEVER).unwrap().into_owned();
+    thread::scope(|threads| {
+        threads.spawn(move || request.reply(&[7; 90]).unwrap());
+    });
+    let reply = pending.wait().unwrap();
+    drop((host, plugin));
+    assert_eq!((event.to_vec(), reply.to_vec()), (vec![6; 50], vec![7; 90]));
+}
