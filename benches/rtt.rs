@@ -88,12 +88,17 @@ fn spawn(case: &Case) -> Process {
         Idle::Poll => "poll",
         _ => "park",
     };
-    command.args(["--plugin", idle, &case.regime.peer_cpu().to_string()]);
+    command.args([
+        "--plugin",
+        idle,
+        &case.regime.peer_cpu().to_string(),
+        if case.inflight == 1 && case.name != "event" { "one" } else { "many" },
+    ]);
     Host::new(Config::default().idle(self::idle(case))).spawn(command).expect("a plugin")
 }
 
-/// The other side, in a process of its own.
-fn plugin(idle: &str, cpu: &str) -> busway::Result<()> {
+/// The other side, in a process of its own. Where one message is under way it serves one at a time, else in batches.
+fn plugin(idle: &str, cpu: &str, one: bool) -> busway::Result<()> {
     machine::pin(cpu.parse().expect("a CPU")).expect("pinned");
     let idle = match idle {
         "spin" => Idle::Spin,
@@ -102,6 +107,10 @@ fn plugin(idle: &str, cpu: &str) -> busway::Result<()> {
     };
     let link = Plugin::attach_with(&Config::default().idle(idle))?;
     let mut got = [0; 32];
+    if one {
+        let got = std::cell::RefCell::new(got);
+        return link.serve(|request| drop(answer(request, &mut got.borrow_mut())));
+    }
     loop {
         match link.recv_batch(BATCH, Deadline::NEVER) {
             Err(busway::Error::Closed) => return Ok(()),
@@ -214,10 +223,10 @@ fn loans(link: &Link, case: &Case) -> Sample {
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().collect();
-    if let [_, flag, idle, cpu] = &args[..]
+    if let [_, flag, idle, cpu, one] = &args[..]
         && flag == "--plugin"
     {
-        return match plugin(idle, cpu) {
+        return match plugin(idle, cpu, one == "one") {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => {
                 eprintln!("rtt plugin: {e}");

@@ -112,6 +112,8 @@ fn a_slow_handler_makes_a_call_time_out_as_maybe_executed_and_its_late_reply_is_
             match plugin.call(WAIT, &bytes(1, 500), slow) {
                 Err(Error::Timeout { maybe_executed: true }) => break,
                 Err(Error::Timeout { maybe_executed: false }) => slow *= 2,
+                // A call before was void, and left its go to this one.
+                Ok(_) => continue,
                 other => panic!("{idle}: {other:?}"),
             }
             // It may have been taken in between, or be void.

@@ -202,8 +202,10 @@ fn one_epoll_watches_many_links() {
         for event in ready {
             let n = event.data.u64() as usize;
             plugins[n].disarm();
-            assert!(pending[n].is_ready(), "nothing else happens on it");
-            replies += 1;
+            // It may have rung for something else, like room in its ring.
+            if pending[n].is_ready() || !plugins[n].arm() || pending[n].is_ready() {
+                replies += 1;
+            }
         }
     }
     for (n, call) in (0u64..).zip(pending) {

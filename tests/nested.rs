@@ -225,7 +225,7 @@ impl<L: Deref<Target = Link> + Send + Sync + 'static> Flooding<L> {
     fn flood(&self, mut send: impl FnMut(&Link) -> Result<()>) {
         let link = self.link.upgrade().expect("the link is in use");
         let mut refused = 0;
-        while refused < 1000 {
+        while refused < 100 {
             match send(&link) {
                 Ok(()) => refused = 0,
                 Err(Error::Full) => refused += 1,

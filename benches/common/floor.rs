@@ -11,7 +11,8 @@
 //!   and carries the sequence alone.
 //! - `event`: a ring of 64-byte entries, one way; the reader says how far it is once in a quarter of the ring.
 //!
-//! Payload is touched: every copy is made and its result looked at.
+//! Payload is touched: every copy is made and its result looked at. What a side works on moves into its closure: held by
+//! reference it would be read from memory anew after each store, which alone is a tenth of an event.
 
 #![allow(clippy::disallowed_types, reason = "bare on purpose: below the library, and not for loom")]
 
@@ -73,7 +74,7 @@ fn call(shared: &Shared, len: usize, n: u32) -> Sample {
         (shared.bytes(REQUEST, len), shared.bytes(REPLY, len))
     };
     let (asked, answered) = (shared.word(CALLER), shared.word(PEER));
-    let _peer = Peer::fork(PEER_CPU, || {
+    let _peer = Peer::fork(PEER_CPU, move || {
         for i in 1.. {
             spin_until(asked, i);
             // SAFETY: two ranges of `len` mapped bytes that do not overlap; the caller waits for the answer.
@@ -98,7 +99,7 @@ fn call_in(shared: &Shared, len: usize, n: u32) -> Sample {
     let request = shared.bytes(REQUEST, len);
     let result = shared.bytes(PEER + INLINE, size_of::<u64>()).cast::<u64>();
     let (asked, answered) = (shared.word(CALLER), shared.word(PEER));
-    let _peer = Peer::fork(PEER_CPU, || {
+    let _peer = Peer::fork(PEER_CPU, move || {
         for i in 1.. {
             spin_until(asked, i);
             // SAFETY: the request is `len` mapped bytes from a page's start, filled and left by the caller; the result
@@ -129,7 +130,7 @@ unsafe fn sum(words: *const u64, count: usize) -> u64 {
 
 fn parked(shared: &Shared, peer_cpu: usize, n: u32) -> Sample {
     let (asked, answered) = (shared.word(CALLER), shared.word(PEER));
-    let _peer = Peer::fork(peer_cpu, || {
+    let _peer = Peer::fork(peer_cpu, move || {
         for i in 1.. {
             sleep_until(asked, i - 1, i);
             answered.store(i, Release);
@@ -146,11 +147,11 @@ fn parked(shared: &Shared, peer_cpu: usize, n: u32) -> Sample {
 fn event(shared: &Shared, n: u32) -> Sample {
     let ring = shared.bytes(REQUEST, RING as usize * LINE);
     // SAFETY: the remainder keeps each entry inside the ring.
-    let entry = |i: u32| unsafe { ring.add((i % RING) as usize * LINE) };
+    let entry = move |i: u32| unsafe { ring.add((i % RING) as usize * LINE) };
     // SAFETY: a line starts aligned, and its first bytes are only ever used as an atomic.
-    let word = |i: u32| unsafe { AtomicU32::from_ptr(entry(i).cast()) };
+    let word = move |i: u32| unsafe { AtomicU32::from_ptr(entry(i).cast()) };
     let position = shared.word(PEER);
-    let _peer = Peer::fork(PEER_CPU, || {
+    let _peer = Peer::fork(PEER_CPU, move || {
         let mut got = [0u8; EVENT];
         for i in 1.. {
             spin_until(word(i), i);
@@ -163,7 +164,7 @@ fn event(shared: &Shared, n: u32) -> Sample {
         }
     });
     let mut passed = 0;
-    let mut send = |i: u32| {
+    let mut send = move |i: u32| {
         while i - passed > RING {
             passed = position.load(Acquire);
             hint::spin_loop();

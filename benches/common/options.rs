@@ -40,10 +40,10 @@ impl Options {
         Ok(options)
     }
 
-    /// How often to run each case. With 81 rounds the ratio of equal systems stays within a few percent of one, even
+    /// How often to run each case. With 61 rounds the ratio of equal systems stays within a few percent of one, even
     /// on a virtual machine whose CPUs are moved about.
     pub fn rounds(&self) -> u32 {
-        if self.quick { 5 } else { 81 }
+        if self.quick { 5 } else { 61 }
     }
 
     /// The cases that were asked for.

@@ -48,6 +48,14 @@ impl Model {
         with_mutant(mutant, || self.must_hold(Some(mutant), body));
     }
 
+    /// Explores a model of a wake-up that is lost at worst until the sleeper looks again, after two milliseconds: it must be
+    /// a deadlock here, where sleeps have no limit, so that what is said about it stays true.
+    pub fn leans_on_looking_again(self, body: impl Fn() + Sync + Send + 'static) {
+        let (_, result) = quietly(|| self.explore(None, body));
+        let Err(panic) = result else { panic!("{}: no wake-up is lost any more: let the model hold", self.name) };
+        assert!(text(&*panic).contains("deadlock; threads"), "{}: not a lost wake-up: {}", self.name, text(&*panic));
+    }
+
     fn must_hold(self, mutant: Option<&str>, body: impl Fn() + Sync + Send + 'static) {
         let (iterations, result) = self.explore(mutant, body);
         if let Err(panic) = result {

@@ -68,6 +68,8 @@ pub(super) struct Bells {
     space: Bell,
     slots: Bell,
     anything: Bell,
+    /// `pos` when sleepers were last told of room.
+    room_told_at: AtomicU32,
 }
 
 /// Why a link is no longer usable; the lowest bits of `ended`.
@@ -246,7 +248,7 @@ impl End {
         }
         if let Some(doorbell) = &self.doorbell {
             doorbell.ring();
-            doorbell.nudge();
+            doorbell.nudge_all();
         }
         // Our own threads that sleep by futex look again within the first stage of their sleep.
     }
@@ -321,10 +323,13 @@ impl End {
         if entries {
             how |= bells.entries.ring(&theirs.intake.park.0, &ours.lane.bell.0, true, 1);
         }
-        if slots {
+        if slots && !mutant("wake: slots ring nobody") {
             how |= bells.slots.ring(&theirs.control.arena_wait.0, &ours.control.released_bell.0, true, u32::MAX);
         }
         let pos = ours.intake.pos.0.load(Ordering::Relaxed);
+        // Another thread may have stored it after our fence; it then relies on this look at the mark.
+        fence(Ordering::SeqCst);
+        bells.room_told_at.store(pos, Ordering::Relaxed);
         how |= bells.space.ring_at(&theirs.lane.space_wait.0, &ours.intake.pos.0, pos, u32::MAX);
         // An event loop waits for anything; its bell is the doorbell alone.
         how |= bells.anything.ring(&theirs.control.fd_armed.0, &ours.control.released_bell.0, false, 0);
@@ -334,6 +339,14 @@ impl End {
             doorbell.ring();
         }
         self.wakes.fetch_add((how != 0).into(), Ordering::Relaxed);
+    }
+
+    /// After taking requests: wakes senders that wait for room, if there is more of it than they were told.
+    pub(super) fn notify_room(&self) {
+        let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
+        if self.bells.room_told_at.swap(pos, Ordering::Relaxed) != pos {
+            self.notify(false, false);
+        }
     }
 
     /// After a reply: wakes the thread that waits for it, by its own mark.
@@ -359,7 +372,9 @@ impl End {
 
     /// After a batch of replies that were published without a fence of their own.
     pub(super) fn notify_batch(&self) {
-        fence(Ordering::SeqCst);
+        if !mutant("wake: batch without fence") {
+            fence(Ordering::SeqCst);
+        }
         if self.theirs.control.sleepers.0.hint() != 0 {
             self.notify_sleepers_of_batch();
         }
@@ -413,6 +428,10 @@ impl End {
         if self.forked() {
             return false;
         }
+        // Before the mark: whoever takes in a ring that came for it sees this.
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.arm(true);
+        }
         let mut armed = self.armed.lock();
         if armed.sleepers() == 0 {
             armed.enter(&self.ours.control.fd_armed.0, How::Descriptor);
@@ -435,7 +454,13 @@ impl End {
             self.ours.control.sleepers.0.fetch_sub(1, Ordering::Relaxed);
         }
         drop(armed);
-        if self.doorbell.as_ref().is_some_and(|d| d.wait(Some(1))) {
+        let Some(doorbell) = &self.doorbell else { return };
+        doorbell.arm(false);
+        let seen = doorbell.look();
+        if seen.rung {
+            self.sleep.wake_pollers(doorbell);
+        }
+        if seen.alarm {
             self.alarm();
         }
     }

@@ -145,11 +145,13 @@ impl Intake {
     /// Gives back what was taken in a chunk and not looked at: it is received next.
     pub fn put_back(&self, words: &IntakeWords<'_>, rest: impl DoubleEndedIterator<Item = Taken>) -> Nudge {
         let mut rx = self.rx.lock();
+        let mut for_callers = false;
         for taken in rest.rev() {
+            for_callers |= taken.tag >> 16 != 0;
             rx.aside.push_front(taken);
             self.set_aside.fetch_add(1, Ordering::Relaxed);
         }
-        self.hand_on(&mut rx, words)
+        if for_callers { Nudge(rx.marks.wake_all(words.bell)) } else { self.hand_on(&mut rx, words) }
     }
 
     #[inline(always)]
@@ -215,6 +217,7 @@ impl Intake {
         }
         let mut found = None;
         let mut left_to_others = false;
+        let mut for_other_callers = false;
         while let Some(tag) = rx.ring.peek() {
             if !child(tag) && rx.receivers_asleep > 0 {
                 left_to_others = true;
@@ -235,6 +238,10 @@ impl Intake {
                 found = Some(taken);
             } else {
                 // Before the position: a thread about to sleep finds the message in the ring or here.
+                for_other_callers |= taken.tag >> 16 != 0;
+                if mutant("intake: set aside after the position") {
+                    words.pos.store(rx.ring.next(), Ordering::Release);
+                }
                 rx.aside.push_back(taken);
                 self.set_aside.fetch_add(1, Ordering::Relaxed);
             }
@@ -247,7 +254,12 @@ impl Intake {
                 break;
             }
         }
-        let nudge = if left_to_others { Nudge(rx.marks.wake_one(words.bell)) } else { self.hand_on(&mut rx, words) };
+        let nudge = match () {
+            // Once, when it is set aside: what it was set aside for looks here again before it sleeps.
+            () if for_other_callers => Nudge(rx.marks.wake_all(words.bell)),
+            () if left_to_others => Nudge(rx.marks.wake_one(words.bell)),
+            () => self.hand_on(&mut rx, words),
+        };
         (found, nudge)
     }
 
@@ -308,7 +320,9 @@ impl Intake {
         if self.spinning.load(Ordering::Relaxed) {
             return Nudge(false); // it looks, and hands on itself
         }
-        if rx.aside.is_empty() && !rx.ring.ready() {
+        // What is set aside concerns receivers; a caller was woken for it, if it is a caller's, when that was done.
+        let for_receivers = !rx.aside.is_empty() && rx.receivers_asleep > 0;
+        if !for_receivers && !rx.ring.ready() {
             if mutant("intake: sleepers not marked again") {
                 return Nudge(false);
             }

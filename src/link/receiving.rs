@@ -107,10 +107,13 @@ impl End {
     /// may be waiting for, and no reply says so while the call is held; replies of a batch share a fence to come.
     #[cold]
     pub(super) fn catch_up(&self) {
+        if mutant("wake: nothing caught up") {
+            return;
+        }
         if BATCH_OF.get() == ptr::from_ref(self) {
             self.notify_batch();
         } else {
-            self.notify(false, false);
+            self.notify_room();
         }
     }
 
@@ -265,6 +268,11 @@ impl Bus for End {
         if self.forked() {
             return Err(Error::Forked);
         }
+        // Asked before: once the reply is out, its caller may close the link, which is no failure of the reply.
+        let ended = match self.ended.load(Ordering::Relaxed) {
+            0 => None,
+            _ => self.ended(),
+        };
         let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
         let mut body = words::ReplyBody::default();
         let mut flags = if released.is_some() { reply::RELEASED } else { 0 };
@@ -316,10 +324,7 @@ impl Bus for End {
             // Asleep already; whoever falls asleep at this moment is seen when the batch ends.
             self.notify_caller(index, generation, released.is_some());
         }
-        match self.ended.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            _ => self.ended().map_or(Ok(()), |ended| Err(ended.refusal())),
-        }
+        ended.map_or(Ok(()), |ended| Err(ended.refusal()))
     }
 
     fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data> {

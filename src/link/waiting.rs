@@ -3,7 +3,7 @@
 use super::end::{End, Stop};
 use super::intake::IntakeWords;
 use crate::call::Ticket;
-use crate::sync::{self, FutexWord, Ordering};
+use crate::sync::{self, FutexWord, Ordering, mutant};
 use crate::wake::{Deadline, HOW_BITS, How, Spot, starts_with_futex};
 use core::cell::Cell;
 use core::time::Duration;
@@ -126,7 +126,7 @@ impl Spot for ReplySpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
         let word = &self.end.theirs.cells.at(self.ticket.cell).word;
         let reply = FutexWord::shared(word.futex(), word.hint());
-        if self.children {
+        if self.children && !mutant("call: asleep on its reply alone") {
             sleep(&[reply, FutexWord::shared(self.words.bell.futex(), self.words.bell.load())])
         } else {
             sleep(&[reply])

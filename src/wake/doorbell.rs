@@ -1,47 +1,75 @@
 //! The descriptor of an end: a socket that the peer rings, and what else ends a long sleep.
 
 use crate::error::{Error, Result};
-use crate::sync;
+use crate::sync::{self, AtomicBool, Ordering};
 use core::mem::MaybeUninit;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// One descriptor to wait on, for everything that can happen to one end of a link.
+/// What to wait on, for everything that can happen to one end of a link.
 ///
 /// The doorbell proper is a socket, not an eventfd: a peer that holds the same eventfd can fill it and make it blocking, so
-/// that our ring blocks; on a socket every send of ours says `MSG_DONTWAIT`. Together with the control socket, the pidfds of
-/// the peer and a private eventfd (to nudge our own poller) it is watched by one epoll instance, which is itself a
-/// descriptor that any event loop can wait on.
+/// that our ring blocks; on a socket every send of ours says `MSG_DONTWAIT`. Two kinds of sleepers watch it, each by an epoll
+/// instance of its own, which also shows the control socket, the pidfds of the peer and a private eventfd, the *nudge*: the
+/// *threads* that sleep in an operation, one of them for all, and a user's *event loop*, for which the instance is a
+/// descriptor like any other. Whichever takes a ring in before the other has seen it nudges the other.
 #[derive(Debug)]
 pub struct Doorbell {
-    epoll: OwnedFd,
     socket: OwnedFd,
-    nudge: OwnedFd,
     watched: Vec<OwnedFd>,
+    threads: Watch,
+    events: Watch,
+    /// Whether an event loop may be asleep.
+    armed: AtomicBool,
+}
+
+/// An epoll instance and its own nudge.
+#[derive(Debug)]
+struct Watch {
+    epoll: OwnedFd,
+    nudge: OwnedFd,
 }
 
 const SOCKET: u64 = 0;
 const NUDGE: u64 = 1;
 const WATCHED: u64 = 2;
 
-impl Doorbell {
-    /// Watches `socket`, our end of the doorbell, and `watched`: descriptors that become readable when the peer is gone.
-    pub fn new(socket: OwnedFd, watched: Vec<OwnedFd>) -> Result<Self> {
+/// What a look at the descriptors has found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    /// The peer has rung.
+    pub rung: bool,
+    /// The socket hung up, or a watched descriptor became readable.
+    pub alarm: bool,
+}
+
+impl Watch {
+    fn new(socket: &OwnedFd, watched: &[OwnedFd]) -> Result<Self> {
         let io = Error::io;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io("create an epoll instance"))?;
         let nudge = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io("create an eventfd"))?;
-        let add = |fd: BorrowedFd<'_>, token| {
+        let add = |fd: &OwnedFd, token| {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN | epoll::EventFlags::RDHUP)
                 .map_err(io("watch a descriptor"))
         };
-        add(socket.as_fd(), SOCKET)?;
-        add(nudge.as_fd(), NUDGE)?;
-        for fd in &watched {
-            add(fd.as_fd(), WATCHED)?;
-        }
-        Ok(Self { epoll, socket, nudge, watched })
+        add(socket, SOCKET)?;
+        add(&nudge, NUDGE)?;
+        watched.iter().try_for_each(|fd| add(fd, WATCHED))?;
+        Ok(Self { epoll, nudge })
+    }
+
+    fn nudge(&self) {
+        let _ = rustix::io::write(&self.nudge, &1u64.to_ne_bytes());
+    }
+}
+
+impl Doorbell {
+    /// Watches `socket`, our end of the doorbell, and `watched`: descriptors that become readable when the peer is gone.
+    pub fn new(socket: OwnedFd, watched: Vec<OwnedFd>) -> Result<Self> {
+        let (threads, events) = (Watch::new(&socket, &watched)?, Watch::new(&socket, &watched)?);
+        Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false) })
     }
 
     /// Rings at the peer's end. Never blocks; a full socket has rung already, a closed one has nobody to hear.
@@ -49,32 +77,59 @@ impl Doorbell {
         let _ = rustix::net::send(&self.socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
     }
 
-    /// Wakes the thread of our own that polls.
+    /// Wakes the thread of our own that waits.
     pub fn nudge(&self) {
-        let _ = rustix::io::write(&self.nudge, &1u64.to_ne_bytes());
+        self.threads.nudge();
     }
 
-    /// Waits until something happens or until `until`, then takes in the rings. Returns whether there is an alarm: the
-    /// socket hung up, or a watched descriptor became readable.
+    /// Wakes the thread that waits and the event loop, whatever happened.
+    pub fn nudge_all(&self) {
+        self.threads.nudge();
+        self.events.nudge();
+    }
+
+    /// Says whether an event loop may sleep from now on.
+    pub fn arm(&self, armed: bool) {
+        self.armed.store(armed, Ordering::SeqCst);
+    }
+
+    /// Waits until something happens or until `until`, and takes it in. Returns whether there is an alarm.
     pub fn wait(&self, until: Option<u64>) -> bool {
         let timeout = until.map(|until| {
             let left = until.saturating_sub(sync::now());
             Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as _ }
         });
-        let mut events = [MaybeUninit::uninit(); 4];
+        let seen = self.take_in(&self.threads, timeout.as_ref());
+        if seen.rung && self.armed.load(Ordering::SeqCst) {
+            self.events.nudge();
+        }
+        seen.alarm
+    }
+
+    /// Takes in, for the event loop, what made its descriptor readable. If the peer has rung, that may have been for a
+    /// thread that waits: [`nudge`](Self::nudge) it.
+    pub fn look(&self) -> Seen {
+        self.take_in(&self.events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    fn take_in(&self, watch: &Watch, timeout: Option<&Timespec>) -> Seen {
+        let mut events = [MaybeUninit::uninit(); 8];
+        let mut seen = Seen::default();
         // Interrupted by a signal is like being woken for nothing.
-        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, timeout.as_ref()) else { return false };
-        let mut alarm = false;
+        let Ok((events, _)) = epoll::wait(&watch.epoll, &mut events, timeout) else { return seen };
         for event in events {
             match event.data.u64() {
-                SOCKET => alarm |= self.drain(),
-                NUDGE => {
-                    let _ = rustix::io::read(&self.nudge, &mut [0; 8]);
+                SOCKET => {
+                    seen.rung = true;
+                    seen.alarm |= self.drain();
                 }
-                _ => alarm = true,
+                NUDGE => {
+                    let _ = rustix::io::read(&watch.nudge, &mut [0; 8]);
+                }
+                _ => seen.alarm = true,
             }
         }
-        alarm
+        seen
     }
 
     /// Whether a watched descriptor is readable. Takes in no rings: they may be another thread's.
@@ -97,6 +152,6 @@ impl Doorbell {
 
 impl AsFd for Doorbell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
+        self.events.epoll.as_fd()
     }
 }

@@ -73,6 +73,15 @@ impl Marks {
         self.by_futex == 0 && self.by_descriptor > 0
     }
 
+    /// Wakes all threads of this process that sleep under the mark, where one of them alone can do what there is to do.
+    /// Returns whether that takes a nudge of the thread that polls.
+    pub fn wake_all(&self, bell: &PeerWord) -> bool {
+        if self.by_futex > 0 {
+            futex_wake(bell.futex(), u32::MAX, false);
+        }
+        self.by_descriptor > 0
+    }
+
     fn of(&mut self, how: How) -> &mut u32 {
         match how {
             How::Futex => &mut self.by_futex,

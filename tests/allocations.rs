@@ -1,0 +1,146 @@
+//! Once warm, nothing that is sent or received takes memory from the heap, on either side.
+
+#![allow(clippy::disallowed_types, reason = "the allocator counts in every thread")]
+
+mod common;
+
+use busway::{Deadline, Link, Process, Request};
+use common::pipe::{Reports, say};
+use common::{IDLE_MODES, SOON, Setup, argument, attach, emulated, finish, roles, watchdog};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+roles!(host, plugin);
+
+/// Counts what any thread of this process asks for.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: passes on to the system's allocator what it is asked for.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: the caller's contract is the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Relaxed);
+        // SAFETY: as above.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ECHO: u32 = 1;
+const NESTED: u32 = 2;
+const SEND: u32 = 3;
+const ALLOCATED: u32 = 4;
+const BATCH: u32 = 5;
+
+static LARGE: [u8; 3000] = [7; 3000];
+
+/// One round over every path: bytes and loans, inline and in slots, calls, events, batches, nested calls, calls given up.
+fn round(link: &Link, n: u32) {
+    for payload in [&LARGE[..20], &LARGE] {
+        let reply = link.call(ECHO, payload, Deadline::NEVER).expect("call");
+        assert_eq!(reply.len(), payload.len());
+        let mut loan = link.loan(payload.len(), Deadline::NEVER).expect("loan");
+        loan.copy_from_slice(payload);
+        drop(link.call(ECHO, loan, Deadline::NEVER).expect("call").into_owned());
+
+        let pending = link.submit(ECHO, payload, Deadline::NEVER).expect("submit");
+        let given_up = link.submit(ECHO, payload, SOON).expect("submit");
+        drop(pending.wait().expect("a reply"));
+        drop(given_up);
+
+        link.call(NESTED, payload, Deadline::NEVER).expect("a call with others nested in it");
+        link.send(SEND, payload, Deadline::NEVER).expect("send");
+        assert_eq!(link.recv(Deadline::NEVER).expect("an event that comes back").len(), payload.len());
+    }
+    if n % 8 == 0 {
+        let mut batch = link.batch();
+        (0..10).for_each(|n| batch.send(BATCH, &LARGE[..n * 10], Deadline::NEVER).expect("send"));
+        let replies = [0; 4].map(|_| batch.submit(ECHO, b"", Deadline::NEVER).expect("submit"));
+        drop(batch);
+        replies.into_iter().for_each(|reply| drop(reply.wait().expect("a reply")));
+    }
+}
+
+fn answer(request: Request<'_>) {
+    match request.method() {
+        NESTED => {
+            for payload in [&LARGE[..20], &LARGE] {
+                request.call(ECHO, payload, Deadline::NEVER).expect("a nested call");
+            }
+            request.reply(b"").expect("answer");
+        }
+        _ => {
+            let mut reply = request.loan(request.len()).expect("loan");
+            request.bytes().copy_to(&mut reply);
+            request.reply(reply).expect("answer");
+        }
+    }
+}
+
+/// Serves one by one and in batches, and says how much it has allocated when it is asked.
+fn plugin() {
+    let link = attach();
+    while let Ok(batch) = link.recv_batch(16, Deadline::NEVER) {
+        for request in batch {
+            match request.method() {
+                SEND => {
+                    link.send(SEND, request.as_slice().expect("the host is trusted"), Deadline::NEVER).expect("send")
+                }
+                ALLOCATED => request.reply_as(&ALLOCATIONS.load(Relaxed)).expect("answer"),
+                BATCH => {}
+                _ => answer(request),
+            }
+        }
+    }
+}
+
+fn allocated(plugin: &Process) -> [u64; 2] {
+    let theirs = plugin.call_as(ALLOCATED, &[0u8; 0], Deadline::NEVER).expect("call");
+    [ALLOCATIONS.load(Relaxed), theirs]
+}
+
+/// Nothing else runs in this process while it counts.
+fn host() {
+    let idle = IDLE_MODES.into_iter().find(|mode| *mode == argument()).expect("an idle mode");
+    let rounds = if emulated() || idle == "spin" { 50 } else { 300 };
+    let plugin = Setup::default().idle(idle).spawn("plugin");
+    plugin.set_handler(answer).expect("the first handler");
+    (0..rounds).for_each(|n| round(&plugin, n));
+    let before = allocated(&plugin);
+    (0..rounds).for_each(|n| round(&plugin, n));
+    let after = allocated(&plugin);
+    let (ours, theirs) = (after[0] - before[0], after[1] - before[1]);
+    finish(plugin);
+    // The count itself is worth something.
+    let boxes = ALLOCATIONS.load(Relaxed);
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.load(Relaxed), boxes + 1);
+    say(format!("{ours} {theirs}"));
+}
+
+#[test]
+fn no_path_allocates_on_either_side_once_warm() {
+    let _watchdog = watchdog();
+    for idle in IDLE_MODES {
+        let mut command = Setup::default().command_with("host", idle);
+        let mut reports = Reports::of(&mut command);
+        let mut host = command.spawn().expect("spawn a host");
+        drop(command);
+        assert_eq!(reports.next().as_deref(), Some("0 0"), "allocations of host and plugin in {idle}");
+        assert!(host.wait().unwrap().success());
+    }
+}

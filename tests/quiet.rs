@@ -1,0 +1,253 @@
+//! What is not done: no system calls between two sides that spin, and nothing at all while a link is idle.
+
+#![allow(clippy::disallowed_types, reason = "counted in a signal handler, which loom does not run")]
+
+mod common;
+
+use busway::{Deadline, Link, Process, Request};
+use common::pipe::{Go, Reports, say, wait_for_go};
+use common::procfs::voluntary_switches;
+use common::{IDLE_MODES, Setup, argument, attach, roles, serve, skip, until, watchdog};
+use rustix::event::{PollFd, PollFlags, poll};
+use std::process::Child;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+roles!(confined_host, confined_plugin, idle_host, idle_plugin);
+
+const ECHO: u32 = 1;
+const HOLD: u32 = 2;
+const COUNT: u32 = 3;
+const SEND: u32 = 4;
+
+/// What a confined thread tried to call: looks at descriptors, and all else.
+static LOOKS: AtomicU64 = AtomicU64::new(0);
+static CALLS: AtomicU64 = AtomicU64::new(0);
+/// The number of the last one.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(target_arch = "x86_64")]
+const LOOK_NUMBERS: [i64; 4] = [libc::SYS_poll, libc::SYS_ppoll, libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
+#[cfg(target_arch = "aarch64")]
+const LOOK_NUMBERS: [i64; 2] = [libc::SYS_ppoll, libc::SYS_epoll_pwait];
+
+/// Stands in for the kernel: counts the call and answers that there is none such.
+extern "C" fn on_trap(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the context of the trapped call, which the kernel passes here and restores afterwards.
+    let context = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext };
+    #[cfg(target_arch = "x86_64")]
+    let number = std::mem::replace(&mut context.gregs[libc::REG_RAX as usize], -i64::from(libc::ENOSYS));
+    #[cfg(target_arch = "aarch64")]
+    let number = {
+        context.regs[0] = (-i64::from(libc::ENOSYS)) as u64;
+        context.regs[8] as i64
+    };
+    if LOOK_NUMBERS.contains(&number) {
+        LOOKS.fetch_add(1, Relaxed);
+    } else {
+        CALLS.fetch_add(1, Relaxed);
+        LAST.store(number as u64, Relaxed);
+    }
+}
+
+/// From here on every system call of this thread is trapped, but for ending the process and returning from the trap.
+/// Returns whether that works here.
+fn confine() -> bool {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let allow = |number: i64| {
+        let unless = instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number as u32);
+        [unless, instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW)]
+    };
+    let [a, b] = allow(libc::SYS_rt_sigreturn);
+    let [c, d] = allow(libc::SYS_exit_group);
+    let load_number = instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0);
+    let trap = instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_TRAP);
+    let mut filter = [load_number, a, b, c, d, trap];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: the handler touches atomics and the context it is given; the program outlives the call that copies it.
+    let confined = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = on_trap as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO;
+        libc::sigaction(libc::SIGSYS, &action, std::ptr::null_mut()) == 0
+            && libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program) == 0
+    };
+    if !confined {
+        return false;
+    }
+    // The one call that is meant to be made.
+    thread::yield_now();
+    CALLS.swap(0, Relaxed) == 1
+}
+
+/// `[whether this process could be confined, calls, looks, number of the last call]`.
+fn counts(confined: bool) -> [u64; 4] {
+    [confined.into(), CALLS.load(Relaxed), LOOKS.load(Relaxed), LAST.load(Relaxed)]
+}
+
+fn echo(request: Request<'_>) {
+    let mut reply = request.loan(request.len()).expect("loan");
+    request.bytes().copy_to(&mut reply);
+    request.reply(reply).expect("answer");
+}
+
+/// Serves, confined from the first count on, and says what it has tried at each further one.
+fn confined_plugin() {
+    let link = attach();
+    let confined = AtomicBool::new(false);
+    // It never gets out of here in order, which would take system calls.
+    serve(&link, |request| match request.method() {
+        COUNT if !confined.load(Relaxed) => {
+            confined.store(confine(), Relaxed);
+            request.reply_as(&counts(confined.load(Relaxed))).expect("answer");
+        }
+        COUNT => request.reply_as(&counts(true)).expect("answer"),
+        _ => echo(request),
+    });
+}
+
+/// Calls on a confined thread, and says what both sides have tried.
+fn confined_host() {
+    static PAYLOAD: [u8; 4096] = [3; 4096];
+    // Never dropped: a confined plugin cannot end by itself.
+    let plugin: &'static Process = Box::leak(Box::new(Setup::default().idle("spin").spawn("confined_plugin")));
+    let calls: usize = argument().parse().expect("a number");
+    let result = &*Box::leak(Box::new(Mutex::new(None)));
+    thread::spawn(move || {
+        let call = |calls| {
+            for payload in [&PAYLOAD[..32], &PAYLOAD] {
+                for _ in 0..calls {
+                    assert_eq!(plugin.call(ECHO, payload, Deadline::NEVER).expect("call").len(), payload.len());
+                }
+            }
+        };
+        let count = || plugin.call_as::<[u64; 4]>(COUNT, &[0u8; 0], Deadline::NEVER).expect("call");
+        call(100);
+        count();
+        let confined = confine();
+        call(calls);
+        let theirs = count();
+        *result.lock().unwrap() = Some([counts(confined), theirs]);
+        // To end would take system calls too.
+        loop {
+            std::hint::spin_loop();
+        }
+    });
+    until("the calls are made", || {
+        thread::sleep(Duration::from_millis(1));
+        result.lock().is_ok_and(|result| result.is_some())
+    });
+    say(format!("{:?}", result.lock().unwrap().expect("just seen").as_flattened()));
+    common::signal(plugin.id(), libc::SIGKILL);
+}
+
+#[test]
+fn two_sides_that_spin_make_no_system_calls() {
+    let _watchdog = watchdog();
+    // On one CPU every call takes two time slices.
+    let calls = if thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) { 100_000 } else { 500 };
+    let mut command = Setup::default().command_with("confined_host", calls);
+    let mut reports = Reports::of(&mut command);
+    let mut host = command.spawn().expect("spawn a host");
+    drop(command);
+    let report = reports.expect();
+    host.wait().unwrap();
+    let counts: Vec<u64> = report.trim_matches(['[', ']']).split(", ").map(|count| count.parse().unwrap()).collect();
+    let [ours, theirs] = [&counts[..4], &counts[4..]];
+    if [ours[0], theirs[0]] != [1, 1] {
+        return skip("no seccomp filter that traps");
+    }
+    assert_eq!(ours[1], 0, "system calls of the host, the last one with number {}", ours[3]);
+    assert_eq!(theirs[1], 0, "system calls of the plugin, the last one with number {}", theirs[3]);
+    // Who waits in vain for some 100 ms, because the other side gets no CPU, looks whether it is still there.
+    let looks = ours[2] + theirs[2];
+    assert!(looks < 1000, "{looks} looks at the descriptors in {} calls", 2 * calls);
+}
+
+/// Holds calls for ever.
+fn idle_plugin() {
+    let link = attach();
+    let held: Mutex<Vec<Request<'static>>> = Mutex::default();
+    let answer = |request: Request<'_>| match request.method() {
+        HOLD => held.lock().unwrap().push(request.into_owned()),
+        SEND => link.send(SEND, b"for whom?", Deadline::NEVER).expect("send"),
+        _ => request.reply_as(&(held.lock().unwrap().len() as u64)).expect("answer"),
+    };
+    thread::scope(|threads| (0..2).for_each(|_| drop(threads.spawn(|| drop(link.serve(answer))))));
+}
+
+/// Has threads that wait for everything there is, and then nothing comes.
+fn idle_host() {
+    let argument = argument();
+    let (idle, what) = argument.split_once(' ').expect("an idle mode and what to wait for");
+    let idle = IDLE_MODES.into_iter().find(|mode| *mode == idle).expect("an idle mode");
+    let plugin: &'static Process = Box::leak(Box::new(Setup::default().idle(idle).spawn("idle_plugin")));
+    let count = || plugin.call_as::<u64>(COUNT, &[0u8; 0], Deadline::NEVER).expect("call");
+    let wait = |what: fn(&'static Link)| drop(thread::spawn(move || what(plugin)));
+    let call: fn(&'static Link) = |link| drop(link.call(HOLD, b"", Deadline::NEVER));
+    match what {
+        "receivers" => (0..3).for_each(|_| wait(|link| drop(link.recv(Deadline::NEVER)))),
+        "loop" => {
+            wait(|link| {
+                loop {
+                    if link.arm() {
+                        poll(&mut [PollFd::new(link, PollFlags::IN)], None).expect("poll");
+                    }
+                    link.disarm();
+                }
+            });
+        }
+        // Nobody receives the event: callers that serve what is nested in theirs come across it.
+        "unreceived" => plugin.set_handler(|request| drop(request)).expect("the first handler"),
+        _ => {}
+    }
+    (0..2).for_each(|_| wait(call));
+    until("the calls are held", || count() == 2);
+    if what == "unreceived" {
+        plugin.send(SEND, b"", Deadline::NEVER).expect("send");
+        count();
+    }
+    say(std::process::id());
+    say(plugin.id());
+    wait_for_go();
+    common::signal(plugin.id(), libc::SIGKILL);
+}
+
+struct Pair {
+    name: String,
+    host: Child,
+    pids: [u32; 2],
+    go: Go,
+}
+
+#[test]
+fn an_idle_link_wakes_no_thread_of_either_side() {
+    let _watchdog = watchdog();
+    let modes = ["adaptive", "park", "poll"];
+    let waits = ["callers", "receivers", "loop", "unreceived"];
+    let spawn = |name: String| {
+        let mut command = Setup::default().command_with("idle_host", &name);
+        let (mut reports, go) = (Reports::of(&mut command), Go::of(&mut command));
+        let host = command.spawn().expect("spawn a host");
+        Pair { name, host, pids: [reports.number() as u32, reports.number() as u32], go }
+    };
+    let pairs: Vec<Pair> =
+        modes.iter().flat_map(|mode| waits.map(|what| format!("{mode} {what}"))).map(spawn).collect();
+    let count = || pairs.iter().map(|pair| pair.pids.map(voluntary_switches)).collect::<Vec<_>>();
+    // The time is what is tested here: a second to come to rest, and ten at rest.
+    thread::sleep(Duration::from_secs(1));
+    let before = count();
+    thread::sleep(Duration::from_secs(10));
+    let after = count();
+    for ((pair, before), after) in pairs.iter().zip(before).zip(after) {
+        assert!(before.iter().all(|threads| threads.len() > 2), "{}: the threads are there", pair.name);
+        assert_eq!(before, after, "{}: voluntary context switches of host and plugin", pair.name);
+    }
+    for mut pair in pairs {
+        pair.go.go();
+        pair.host.wait().unwrap();
+    }
+}
