@@ -1,7 +1,5 @@
 //! Once warm, nothing that is sent or received takes memory from the heap, on either side.
 
-#![allow(clippy::disallowed_types, reason = "the allocator counts in every thread")]
-
 mod common;
 
 use busway::{Deadline, Link, Process, Request};
@@ -66,7 +64,7 @@ fn round(link: &Link, n: u32) {
         link.send(SEND, payload, Deadline::NEVER).expect("send");
         assert_eq!(link.recv(Deadline::NEVER).expect("an event that comes back").len(), payload.len());
     }
-    if n % 8 == 0 {
+    if n.is_multiple_of(8) {
         let mut batch = link.batch();
         (0..10).for_each(|n| batch.send(BATCH, &LARGE[..n * 10], Deadline::NEVER).expect("send"));
         let replies = [0; 4].map(|_| batch.submit(ECHO, b"", Deadline::NEVER).expect("submit"));

@@ -1,7 +1,5 @@
 //! What is not done: no system calls between two sides that spin, and nothing at all while a link is idle.
 
-#![allow(clippy::disallowed_types, reason = "counted in a signal handler, which loom does not run")]
-
 mod common;
 
 use busway::{Deadline, Link, Process, Request};

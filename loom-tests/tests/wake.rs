@@ -17,6 +17,8 @@ const ROOM: Model = Model::new("wake: a sender asleep for room, events").bound(3
 const ROOM_CALLS: Model = Model::new("wake: a sender asleep for room, calls that are held").bound(3);
 const SLOT: Model = Model::new("wake: a loaner asleep for a slot").bound(3);
 const NESTED: Model = Model::new("wake: a caller asleep serves a nested call").bound(3);
+const BATCH: Model = Model::new("wake: a caller asleep, its reply one of a batch").bound(3);
+const END: Model = Model::new("wake: asleep when the other side closes").bound(3);
 
 fn take_one(ends: &Ends) {
     let _ = ends.plugin.recv(Deadline::NEVER).expect("a message");
@@ -116,25 +118,59 @@ fn nested() {
     server.join().unwrap();
 }
 
-fn two_nested() {
+fn batch() {
     let ends = ends(Idle::Park);
-    ends.host.set_handler(|request| drop(request.reply(b""))).expect("the first handler");
-    let callers = [1, 2].map(|method| {
-        on_thread(&ends, move |ends| {
-            ends.host.call(method, b"", Deadline::NEVER).expect("a reply");
-        })
+    let caller = on_thread(&ends, |ends| {
+        ends.host.call(1, b"", Deadline::NEVER).expect("a reply");
     });
-    let requests = [(); 2].map(|()| ends.plugin.recv(Deadline::NEVER).expect("a request"));
-    for request in requests.into_iter().rev() {
-        request.call(3, b"", Deadline::NEVER).expect("a reply of the handler");
+    let mut batch = ends.plugin.recv_batch(2, Deadline::NEVER).expect("a request");
+    while let Some(request) = batch.next() {
         request.reply(b"").expect("an open link");
     }
-    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    drop(batch);
+    caller.join().unwrap();
 }
 
-#[test]
-fn t_two_nested() {
-    Model::new("two nested").bound(2).holds(two_nested);
+/// The other side closes while a thread waits. Dropping a link does the same.
+fn close(ends: &Ends) {
+    ends.plugin.close(Deadline::from_nanos(1));
+}
+
+fn receiver_at_the_end() {
+    let ends = ends(Idle::Park);
+    let receiver = on_thread(&ends, |ends| {
+        assert!(matches!(ends.host.recv(Deadline::NEVER), Err(Error::Closed)));
+    });
+    close(&ends);
+    receiver.join().unwrap();
+}
+
+fn loaner_at_the_end() {
+    let ends = ends(Idle::Park);
+    core::mem::forget(ends.host.try_loan(Payload::LENGTH).expect("the only slot"));
+    let loaner = on_thread(&ends, |ends| {
+        assert!(matches!(ends.host.loan(Payload::LENGTH, Deadline::NEVER), Err(Error::Closed)));
+    });
+    close(&ends);
+    loaner.join().unwrap();
+}
+
+fn caller_at_the_end() {
+    let ends = ends(Idle::Park);
+    let call = ends.host.submit(1, b"", Deadline::NEVER).expect("room");
+    let other = on_thread(&ends, close);
+    assert!(matches!(call.wait(), Err(Error::Cancelled)));
+    other.join().unwrap();
+}
+
+fn sender_at_the_end() {
+    let ends = ends(Idle::Park);
+    for method in 1..=ROOM_FOR {
+        ends.host.try_send(method, b"").expect("room");
+    }
+    let other = on_thread(&ends, close);
+    assert!(matches!(ends.host.send(1, b"", Deadline::NEVER), Err(Error::Closed)));
+    other.join().unwrap();
 }
 
 #[test]
@@ -203,11 +239,56 @@ fn a_sender_is_woken_by_calls() {
 }
 
 #[test]
+fn taking_without_replying_is_told_before_waiting() {
+    ROOM_CALLS.fails("wake: nothing caught up", Failure::Deadlock, room_of_calls);
+}
+
+#[test]
 fn a_loaner_is_woken() {
     SLOT.holds(slot);
 }
 
 #[test]
+fn giving_a_slot_back_rings() {
+    SLOT.fails("wake: slots ring nobody", Failure::Deadlock, slot);
+}
+
+#[test]
 fn a_caller_is_woken_for_a_nested_call() {
     NESTED.holds(nested);
+}
+
+#[test]
+fn a_caller_sleeps_on_both_bells() {
+    NESTED.fails("call: asleep on its reply alone", Failure::Deadlock, nested);
+}
+
+#[test]
+fn a_caller_is_woken_when_a_batch_ends() {
+    BATCH.holds(batch);
+}
+
+#[test]
+fn a_batch_fences_when_it_ends() {
+    BATCH.fails("wake: batch without fence", Failure::Deadlock, batch);
+}
+
+#[test]
+fn the_end_wakes_a_receiver() {
+    END.holds(receiver_at_the_end);
+}
+
+#[test]
+fn the_end_wakes_a_loaner() {
+    END.holds(loaner_at_the_end);
+}
+
+#[test]
+fn a_caller_at_the_end_looks_again() {
+    END.leans_on_looking_again(caller_at_the_end);
+}
+
+#[test]
+fn a_sender_at_the_end_looks_again() {
+    END.leans_on_looking_again(sender_at_the_end);
 }
