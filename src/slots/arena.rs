@@ -323,9 +323,8 @@ mod tests {
         #[test]
         fn an_arena_is_a_free_list(steps in proptest::collection::vec(step(), 0..120)) {
             let words: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
-            let seen: Vec<&PeerWord> = words.iter().map(PeerWord::of).collect();
             // SAFETY: a peer word is a word; they outlive the arena.
-            let released = unsafe { Array::of(core::slice::from_raw_parts(core::ptr::from_ref(seen[0]), SLOTS)) };
+            let released = unsafe { Array::of(core::slice::from_raw_parts(words.as_ptr().cast::<PeerWord>(), SLOTS)) };
             let arena = Arena::new(&CLASSES, released);
             let mut held: HashMap<u32, (SlotId, Held)> = HashMap::new();
             for step in steps {
