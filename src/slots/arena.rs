@@ -316,12 +316,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 8 } else { 512 }))]
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 512 }))]
 
         /// Any order of loans, sends and releases does what a plain set of free slots does: no slot is handed out twice, none
         /// is lost, and a loan fails only when every slot of its class is out.
         #[test]
-        fn an_arena_is_a_free_list(steps in proptest::collection::vec(step(), 0..120)) {
+        fn an_arena_is_a_free_list(steps in proptest::collection::vec(step(), 0..if cfg!(miri) { 12 } else { 120 })) {
             let words: Vec<AtomicU32> = (0..SLOTS).map(|_| AtomicU32::new(0)).collect();
             // SAFETY: a peer word is a word; they outlive the arena.
             let released = unsafe { Array::of(core::slice::from_raw_parts(words.as_ptr().cast::<PeerWord>(), SLOTS)) };
