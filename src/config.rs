@@ -1,6 +1,6 @@
 //! What can be chosen about a link.
 
-use crate::link::{Geometry, Options};
+use crate::link::{Geometry, Options, Side};
 use crate::wake::Idle;
 
 /// What can be chosen about one side of a link.
@@ -54,7 +54,7 @@ impl Config {
         self
     }
 
-    pub(crate) fn options(&self, peer_is_host: bool) -> Options {
-        Options { idle: self.idle, trusted: peer_is_host || self.trust_peer, max_depth: self.max_depth }
+    pub(crate) fn options(&self, side: Side) -> Options {
+        Options { idle: self.idle, trusted: side == Side::Plugin || self.trust_peer, max_depth: self.max_depth }
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::{Error, JoinError, Result};
 use crate::join::{Credentials, Identity, Kind, Packet, Received, Refusal, Socket};
-use crate::link::{End, Link, View};
+use crate::link::{BellView, End, Link, Side, View};
 use crate::plugin::SOCKET_VARIABLE;
 use crate::region::{Access, Memfd};
 use crate::sync::{self, ForkGuard};
@@ -309,7 +309,7 @@ impl Guest {
 
     /// `spawned` is the pidfd of the child that was spawned, which may be another process than the one that attached.
     fn join(self, spawned: Option<OwnedFd>) -> Result<Link> {
-        let (ours, theirs, bell) = match self.hand_out() {
+        let (ours, theirs, bells, doorbell) = match self.hand_out() {
             Ok(made) => made,
             Err(e) => {
                 let _ = self.socket.send(&Packet::refuse(Refusal::Failed), &[]);
@@ -323,12 +323,12 @@ impl Guest {
         let pidfds = watched.len();
         socket.send(&Packet::new(Kind::Go), &[])?;
         watched.push(socket.into_fd());
-        let doorbell = Doorbell::new(bell, watched)?;
-        Ok(Link::new(End::new(ours, theirs, Some(doorbell), pidfds, config.options(false)), peer))
+        let doorbell = Doorbell::new(doorbell, watched)?;
+        Ok(Link::new(End::new(ours, theirs, bells, Some(doorbell), pidfds, config.options(Side::Host)), peer))
     }
 
     /// Everything between hello and go.
-    fn hand_out(&self) -> Result<(View<sync::AtomicU32>, View<sync::PeerWord>, OwnedFd)> {
+    fn hand_out(&self) -> Result<(View<sync::AtomicU32>, View<sync::PeerWord>, BellView, OwnedFd)> {
         let table = self.config.geometry.plan()?;
         let (ours, theirs) = (Memfd::create(table.len())?, Memfd::create(table.len())?);
         let mapped = ours.map(Access::ReadWrite)?;
@@ -336,13 +336,18 @@ impl Guest {
         ours.seal_writers()?;
         // The plugin's region gets its table from us too, before the plugin can see it.
         theirs.map(Access::ReadWrite)?.write_header(&table.to_page());
+        let bell_table = self.config.geometry.plan_bells()?;
+        let bells = Memfd::create(bell_table.len())?;
+        let bells_mapped = bells.map(Access::ReadWrite)?;
+        bells_mapped.write_header(&bell_table.to_page());
 
         let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        let (bell, their_bell) = pair.map_err(Error::io("create a doorbell"))?;
+        let (doorbell, their_doorbell) = pair.map_err(Error::io("create a doorbell"))?;
         let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).map_err(Error::io("open a pidfd of this process"))?;
         let offer = Packet::new(Kind::Offer).with_nonce(nonce());
-        self.socket.send(&offer, &[ours.as_fd(), theirs.as_fd(), their_bell.as_fd(), pidfd.as_fd()])?;
-        drop(their_bell);
+        let fds = [ours.as_fd(), theirs.as_fd(), bells.as_fd(), their_doorbell.as_fd(), pidfd.as_fd()];
+        self.socket.send(&offer, &fds)?;
+        drop(their_doorbell);
 
         let ack = self.socket.expect(Kind::Ack, self.deadline, Some(self.identity.pidfd.as_fd()))?;
         if ack.packet.nonce != offer.nonce {
@@ -353,8 +358,10 @@ impl Guest {
         theirs.seal_writers()?;
         theirs.check_sealed()?;
         let read_only = theirs.map(Access::ReadOnly)?;
-        // SAFETY: this process alone writes its region; the other one is mapped read-only. The table is our own.
-        unsafe { Ok((View::new(mapped, &table)?, View::new(read_only, &table)?, bell)) }
+        // The tables are our own, whatever the pages say by now.
+        let bells = BellView::new(bells_mapped, &bell_table, self.config.geometry.cells, Side::Host)?;
+        // SAFETY: this process alone writes its region; the other one is mapped read-only.
+        unsafe { Ok((View::new(mapped, &table)?, View::new(read_only, &table)?, bells, doorbell)) }
     }
 }
 

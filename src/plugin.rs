@@ -3,7 +3,7 @@
 use crate::config::Config;
 use crate::error::{Error, JoinError, Result};
 use crate::join::{Kind, Packet, Refusal, Socket};
-use crate::link::{End, Geometry, Link, View};
+use crate::link::{BellView, End, Geometry, Link, Side, View};
 use crate::region::{Access, Memfd, Table, VERSION};
 use crate::sync;
 use crate::wake::{Deadline, Doorbell};
@@ -92,11 +92,10 @@ fn join(socket: Socket, config: &Config) -> Result<Link> {
     let deadline = Deadline::after(PATIENCE);
     socket.send(&Packet::new(Kind::Hello), &[])?;
     let offer = socket.expect(Kind::Offer, deadline, None)?;
-    let Ok([host_file, own_file, bell, pidfd]) = <[OwnedFd; 4]>::try_from(offer.fds) else {
-        return Err(JoinError::Malformed { what: "an offer without its four descriptors" }.into());
+    let Ok([host_file, own_file, bells_file, doorbell, pidfd]) = <[OwnedFd; 5]>::try_from(offer.fds) else {
+        return Err(JoinError::Malformed { what: "an offer without its five descriptors" }.into());
     };
-    let mapped = map(host_file, own_file);
-    let (ours, theirs) = match mapped {
+    let (ours, theirs, bells) = match map(host_file, own_file, bells_file) {
         Ok(views) => views,
         Err(e) => {
             let _ = socket.send(&Packet::refuse(Refusal::Failed), &[]);
@@ -107,12 +106,16 @@ fn join(socket: Socket, config: &Config) -> Result<Link> {
     socket.expect(Kind::Go, deadline, Some(pidfd.as_fd()))?;
 
     let peer = socket.peer()?;
-    let doorbell = Doorbell::new(bell, vec![pidfd, socket.into_fd()])?;
-    Ok(Link::new(End::new(ours, theirs, Some(doorbell), 1, config.options(true)), peer))
+    let doorbell = Doorbell::new(doorbell, vec![pidfd, socket.into_fd()])?;
+    Ok(Link::new(End::new(ours, theirs, bells, Some(doorbell), 1, config.options(Side::Plugin)), peer))
 }
 
-/// Maps both regions and finds everything in them.
-fn map(host_file: OwnedFd, own_file: OwnedFd) -> Result<(View<sync::AtomicU32>, View<sync::PeerWord>)> {
+/// Maps the regions and finds everything in them.
+fn map(
+    host_file: OwnedFd,
+    own_file: OwnedFd,
+    bells_file: OwnedFd,
+) -> Result<(View<sync::AtomicU32>, View<sync::PeerWord>, BellView)> {
     let table = |region: &crate::region::Region, len| {
         let page = region.copy_header();
         match Table::version(&page)? {
@@ -120,14 +123,19 @@ fn map(host_file: OwnedFd, own_file: OwnedFd) -> Result<(View<sync::AtomicU32>, 
             theirs => Err(Error::VersionMismatch { ours: VERSION, theirs }),
         }
     };
-    let (host_file, own_file) = (Memfd::received(host_file)?, Memfd::received(own_file)?);
+    let [host_file, own_file, bells_file] = [host_file, own_file, bells_file].map(Memfd::received);
+    let (host_file, own_file, bells_file) = (host_file?, own_file?, bells_file?);
     let (theirs, ours) = (host_file.map(Access::ReadOnly)?, own_file.map(Access::ReadWrite)?);
     let their_table = table(&theirs, host_file.len() as u64)?;
     let our_table = table(&ours, own_file.len() as u64)?;
-    if Geometry::of(&our_table)? != Geometry::of(&their_table)? {
+    let geometry = Geometry::of(&our_table)?;
+    if geometry != Geometry::of(&their_table)? {
         return Err(JoinError::Geometry { what: "the two regions differ" }.into());
     }
+    let bells = bells_file.map(Access::ReadWrite)?;
+    let bell_table = table(&bells, bells_file.len() as u64)?;
+    let bells = BellView::new(bells, &bell_table, geometry.cells, Side::Plugin)?;
     // SAFETY: our region is written by this process alone once the host has sealed it, before it says go; the other one is
     // mapped read-only. The tables were validated.
-    unsafe { Ok((View::new(ours, &our_table)?, View::new(theirs, &their_table)?)) }
+    unsafe { Ok((View::new(ours, &our_table)?, View::new(theirs, &their_table)?, bells)) }
 }

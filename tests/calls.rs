@@ -7,9 +7,10 @@ use common::payload::{Random, bytes, checksum, fill, lengths};
 use common::procfs;
 use common::{IDLE_MODES, SOON, Setup, assert_err, attach, finish, roles, serve, spawn, until, watchdog};
 use std::cell::Cell;
+use std::sync::Barrier;
 use std::thread;
 
-roles!(both_ways, answering, ordered, burst, gathers, four_serve, crowded);
+roles!(both_ways, answering, ordered, burst, gathers, four_serve, meets, crowded);
 
 /// Back as bytes, copied by the bus.
 const ECHO: u32 = 1;
@@ -401,6 +402,32 @@ fn eight_threads_call_four_in_every_idle_mode() {
         // Threads that never park share a CPU or two: each call may cost a time slice.
         crowd(&plugin, 1, 8, if idle == "spin" { 20 } else { 200 });
         assert_eq!(plugin.stats().calls_in_use, 0, "{idle}");
+        finish(plugin);
+    }
+}
+
+/// Four threads that answer only when all of them have a call.
+fn meets() {
+    let (link, all) = (attach(), Barrier::new(4));
+    let meet = |request: Request<'_>| {
+        all.wait();
+        request.reply(b"").expect("answer");
+    };
+    thread::scope(|threads| (0..4).for_each(|_| drop(threads.spawn(|| serve(&link, meet)))));
+}
+
+#[test]
+fn a_burst_wakes_as_many_sleeping_receivers_as_it_needs() {
+    let _watchdog = watchdog();
+    for idle in IDLE_MODES {
+        let plugin = Setup::default().idle(idle).spawn("meets");
+        for _ in 0..20 {
+            wait_asleep(&plugin, idle);
+            let mut batch = plugin.batch();
+            let calls = [0; 4].map(|_| batch.submit(ECHO, b"", Deadline::NEVER).unwrap());
+            drop(batch);
+            calls.into_iter().for_each(|call| drop(call.wait().expect(idle)));
+        }
         finish(plugin);
     }
 }

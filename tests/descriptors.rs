@@ -276,6 +276,28 @@ fn an_event_loop_and_blocking_threads_share_a_link_and_no_ring_is_lost() {
 }
 
 #[test]
+fn a_sleeping_thread_and_a_sleeping_event_loop_leave_each_other_their_rings() {
+    let _watchdog = watchdog();
+    for idle in ["adaptive", "park", "poll"] {
+        let plugin = Setup::default().idle(idle).spawn("echo");
+        // Each in turn is the only one for whom anything happens; a ring that the other one takes in is the last for a while.
+        thread::scope(|threads| {
+            let receiver = threads.spawn(|| plugin.recv(Deadline::NEVER).map(|request| request.to_vec()));
+            (0..300).for_each(|_| drop(finish_call(&plugin, ECHO, b"")));
+            plugin.call(SEND, b"", Deadline::NEVER).unwrap();
+            assert_eq!(receiver.join().unwrap().unwrap(), b"asked for");
+        });
+        thread::scope(|threads| {
+            let looping = threads.spawn(|| receive(&plugin).map(|request| request.to_vec()));
+            (0..300).for_each(|_| drop(plugin.call(ECHO, b"", Deadline::NEVER).unwrap()));
+            plugin.call(SEND, b"", Deadline::NEVER).unwrap();
+            assert_eq!(looping.join().unwrap().unwrap(), b"asked for");
+        });
+        finish(plugin);
+    }
+}
+
+#[test]
 fn the_descriptor_is_closed_on_exec_and_stays_the_same() {
     let _watchdog = watchdog();
     let plugin = spawn("echo");

@@ -249,7 +249,7 @@ fn a_forked_child_of_a_plugin_can_do_nothing_to_its_link() {
 fn host_forks_in_parts() {
     let plugin = Setup::default().spawn("echo");
     let regions = procfs::regions();
-    assert_eq!(regions.len(), 2);
+    assert_eq!(regions.len(), 3);
     in_fork(|| {
         assert_eq!(procfs::regions(), [], "a forked child has no region mapped");
         let access = libc::PROT_READ | libc::PROT_WRITE;

@@ -94,8 +94,9 @@ const REQUEST: &str = include_str!("../src/call/request.rs");
 /// Every table of offsets, as the code has it.
 fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
     type Control = words::Control<AtomicU32>;
-    let control = fields!(Control => words::Control { state, sleepers, cpu, fd_armed, arena_wait, released_bell });
-    let lane = fields!(words::Lane<AtomicU32> => words::Lane { bell, space_wait });
+    let control = fields!(Control => words::Control { state, sleepers, cpu, fd_armed, arena_wait });
+    let lane = fields!(words::Lane<AtomicU32> => words::Lane { space_wait });
+    let bells = fields!(words::Bells => words::Bells { requests, room, slots });
     let intake = fields!(words::Intake<AtomicU32> => words::Intake { pos, park });
     let entry = fields!(Entry<words::Body> => Entry { word, value });
     let body = fields!(words::Body => words::Body { method, length, call, deadline, inline });
@@ -110,6 +111,7 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
         ("Control", on_lines(control)),
         ("Lane", on_lines(lane)),
         ("Intake", on_lines(intake)),
+        ("Bells", on_lines(bells)),
         ("Entry", unfold(entry, "value", body)),
         ("Reply cell", unfold(cell, "body", reply)),
         ("Stats", stats),
@@ -126,7 +128,10 @@ fn values() -> Vec<(&'static str, Vec<(String, u64)>)> {
     sizes.extend(constants!(busway::wake: HOW_BITS));
     vec![
         ("Limits", constants!(region: MAGIC, VERSION, HEADER_SIZE, TABLE_AT, MAX_SECTIONS, MAX_LENGTH)),
-        ("Kinds", constants!(words::kind: CONTROL, LANE, ENTRIES, INTAKE, CELLS, CALL_WORDS, RELEASED, STATS, CLASS)),
+        (
+            "Kinds",
+            constants!(words::kind: CONTROL, LANE, ENTRIES, INTAKE, CELLS, CALL_WORDS, RELEASED, STATS, CLASS, BELLS, REPLY_BELLS),
+        ),
         ("States", constants!(words::state: OPEN, DRAINING, CLOSED)),
         ("Entry kinds and flags", constants!(words::entry: CALL, EVENT, SLOT, EXT)),
         ("Statuses and flags", constants!(words::reply: OK, REJECTED, PANICKED, NO_METHOD, DISCARDED, SLOT, RELEASED)),
@@ -211,9 +216,10 @@ fn default_geometry() {
         offset: number(&row[4]),
         zero: 0,
     };
+    let bells = Geometry::default().plan_bells().expect("the default is possible");
     let on_page: Vec<_> = page.table("Default geometry").iter().map(row).collect();
-    assert_eq!(on_page, plan.sections());
-    assert!(TEXT.contains(&format!("The region is {} bytes long.", plan.len())));
+    assert_eq!(on_page, [plan.sections(), bells.sections()].concat());
+    assert!(TEXT.contains(&format!("The region is {} bytes long, that of the bells {}.", plan.len(), bells.len())));
 
     // What a stride is said to be above is what it is here.
     for (kind, heading) in [
@@ -223,6 +229,7 @@ fn default_geometry() {
         ("STATS", "Stats"),
         ("ENTRIES", "Entry"),
         ("CELLS", "Reply cell"),
+        ("BELLS", "Bells"),
     ] {
         let kind = page.value("Kinds", kind) as u32;
         let section = on_page.iter().find(|s| s.kind == kind).expect("a section of each kind");
@@ -275,12 +282,16 @@ fn bells_are_words() {
     for row in page.table("Waking") {
         for cell in &row[1..3] {
             match cell.trim_matches('`').split_once('.') {
-                Some(("cells[i]", name)) => assert_eq!(page.at("Reply cell", name), 0),
                 Some((section, name)) => {
                     let heading = page.headings().into_iter().find(|h| h.to_lowercase() == section).expect("a section");
                     page.at(heading, name);
                 }
-                None => assert!(["`call_words[i]`", "the doorbell only"].contains(&cell.as_str()), "{cell}"),
+                None => {
+                    assert!(
+                        ["`call_words[i]`", "`reply_bells[i]`", "the doorbell only"].contains(&cell.as_str()),
+                        "{cell}"
+                    );
+                }
             }
         }
     }

@@ -5,7 +5,7 @@
 mod common;
 
 use busway::internals::link::words::{
-    Body, CALL_GENERATION, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind, reply,
+    Bells, Body, CALL_GENERATION, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind, reply,
 };
 use busway::region::{HEADER_SIZE, Table};
 use busway::ring::spsc::Entry;
@@ -22,19 +22,28 @@ roles!(lies, echo, scribbles);
 
 const CALL: u32 = 1;
 
-/// The region of this process, which it may write as it likes.
+/// A region that this process may write as it likes.
 struct Region {
     base: usize,
     table: Table,
 }
 
 impl Region {
+    /// That of this process.
     fn own() -> Self {
+        Self::with(kind::ENTRIES)
+    }
+
+    /// The one with sections of this kind.
+    fn with(kind: u32) -> Self {
         let regions = regions();
-        let (start, end, _) = regions.iter().find(|(.., access)| access.starts_with("rw")).expect("a region of ours");
-        // SAFETY: mapped and readable; the header never changes.
-        let page = unsafe { *(*start as *const [u8; HEADER_SIZE]) };
-        Self { base: *start, table: Table::from_page(&page, (end - start) as u64).expect("a valid header") }
+        let writable = regions.iter().filter(|(.., access)| access.starts_with("rw")).map(|(start, end, _)| {
+            // SAFETY: mapped and readable; the header never changes.
+            let page = unsafe { *(*start as *const [u8; HEADER_SIZE]) };
+            Self { base: *start, table: Table::from_page(&page, (end - start) as u64).expect("a valid header") }
+        });
+        let has_it = |region: &Self| region.table.sections().iter().any(|section| section.kind == kind);
+        writable.into_iter().find(has_it).expect("a region of this kind")
     }
 
     /// The elements of a section.
@@ -279,7 +288,7 @@ fn a_violation_ends_the_calls_of_all_threads() {
 /// Serves as an honest plugin does, while another thread writes over everything that the host reads.
 fn scribbles() {
     let link = attach();
-    let region = Region::own();
+    let (region, bells) = (Region::own(), Region::with(kind::BELLS));
     let mut random = Random::new(argument().parse().expect("a seed"));
     thread::scope(|threads| {
         threads.spawn(|| {
@@ -292,20 +301,20 @@ fn scribbles() {
             std::process::exit(0);
         });
         loop {
-            scribble(&region, &mut random);
+            scribble(&region, &bells, &mut random);
             thread::yield_now();
         }
     });
 }
 
 /// Writes one word somewhere, mostly one that is nearly right.
-fn scribble(region: &Region, random: &mut Random) {
+fn scribble(region: &Region, bells: &Region, random: &mut Random) {
     fn words<T>(region: &Region, kind: u32) -> &[AtomicU32] {
         let elements = region.section::<T>(kind);
         // SAFETY: all of it is 32-bit words or holds plain data of such units; this process may write all of it.
         unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements) / 4) }
     }
-    let words = match random.below(12) {
+    let words = match random.below(13) {
         // A state of closed, or an end of it all, says little.
         0 => &words::<Control<AtomicU32>>(region, kind::CONTROL)[16..],
         1 => words::<Lane<AtomicU32>>(region, kind::LANE),
@@ -313,6 +322,8 @@ fn scribble(region: &Region, random: &mut Random) {
         3 => words::<AtomicU32>(region, kind::CALL_WORDS),
         4 => words::<AtomicU32>(region, kind::RELEASED),
         5..8 => words::<ReplyCell<AtomicU32>>(region, kind::CELLS),
+        // The host's bells; all else there is the plugin's own loss.
+        8 => [words::<Bells>(bells, kind::BELLS), words::<AtomicU32>(bells, kind::REPLY_BELLS)][random.below(2)],
         _ => words::<Entry<Body>>(region, kind::ENTRIES),
     };
     // The first elements are those in use.

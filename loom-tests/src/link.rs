@@ -3,6 +3,7 @@
 use busway::sync::PeerCell;
 use busway::{Config, Geometry, Idle, Link, SizeClass};
 use core::mem::ManuallyDrop;
+use core::ops::{Deref, DerefMut};
 use loom::thread::JoinHandle;
 use std::sync::Arc;
 
@@ -10,9 +11,9 @@ use std::sync::Arc;
 /// nested calls) and one slot of 64 bytes in each direction, whose payload is tracked.
 pub struct Ends {
     /// One end.
-    pub host: ManuallyDrop<Link>,
+    pub host: Kept<Link>,
     /// The other end.
-    pub plugin: ManuallyDrop<Link>,
+    pub plugin: Kept<Link>,
     /// What is in the slot of the host.
     pub to_plugin: Payload,
     /// What is in the slot of the plugin.
@@ -25,19 +26,50 @@ pub fn ends(idle: Idle) -> Arc<Ends> {
     let geometry = Geometry { entries: 8, cells: 8, classes: vec![SizeClass { size: 64, count: 1 }] };
     let (host, plugin) =
         Link::pair(&Config::default().idle(idle).geometry(geometry)).expect("a geometry within bounds");
-    let (host, plugin) = (ManuallyDrop::new(host), ManuallyDrop::new(plugin));
-    Arc::new(Ends { host, plugin, to_plugin: Payload::new(), to_host: Payload::new() })
+    Arc::new(Ends {
+        host: Kept::new(host),
+        plugin: Kept::new(plugin),
+        to_plugin: Payload::new(),
+        to_host: Payload::new(),
+    })
 }
 
-impl Drop for Ends {
+/// A value that is dropped unless the model has failed: that is the end of its words, which cannot be used any more.
+pub struct Kept<T>(ManuallyDrop<T>);
+
+impl<T> Kept<T> {
+    /// Keeps a value.
+    pub fn new(value: T) -> Self {
+        Self(ManuallyDrop::new(value))
+    }
+
+    /// Gives it back.
+    pub fn into_inner(kept: Self) -> T {
+        let mut kept = ManuallyDrop::new(kept);
+        // SAFETY: taken once, because what kept it is not dropped.
+        unsafe { ManuallyDrop::take(&mut kept.0) }
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
-        // A model that has failed is over: its words can no longer be used.
         if !std::thread::panicking() {
             // SAFETY: dropped once, here.
-            unsafe {
-                ManuallyDrop::drop(&mut self.host);
-                ManuallyDrop::drop(&mut self.plugin);
-            }
+            unsafe { ManuallyDrop::drop(&mut self.0) }
         }
     }
 }

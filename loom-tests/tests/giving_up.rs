@@ -213,6 +213,11 @@ fn a_loaner_finds_the_late_reply() {
 }
 
 #[test]
+fn a_loaner_has_to_look_for_it() {
+    LOAN.fails("call: late reply not looked for", Failure::Deadlock, waiting_for_the_slot);
+}
+
+#[test]
 fn a_timeout_tells_the_truth() {
     TIMEOUT.holds(timeout);
 }

@@ -11,7 +11,7 @@ use busway::internals::link::{Intake, IntakeWords};
 use busway::region::Array;
 use busway::ring::spsc::{Entry, Producer};
 use busway::sync::{AtomicU32, FutexWord, Mutex, Ordering, PeerWord, fence};
-use busway::wake::{Bell, Deadline, How, Sleep, Spot};
+use busway::wake::{Deadline, How, Ringer, Sleep, Spot};
 use busway_loom_tests::{Failure, Model};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -21,13 +21,15 @@ use std::sync::Arc;
 const CALLERS: Model = Model::new("intake: two callers asleep, each takes what is nested in its call").bound(2);
 const RECEIVER_AND_CALLER: Model = Model::new("intake: a receiver takes one message, a caller the next").bound(2);
 const SPINNER: Model = Model::new("intake: one receiver spins, the other falls asleep").bound(3);
+const ASIDE: Model = Model::new("intake: a caller sets a message aside, a receiver looks");
+const PUT_BACK: Model = Model::new("intake: one receiver gives a message back, the other falls asleep").bound(3);
 
 const ENTRIES: u32 = 4;
 
 /// A lane, seen from both sides.
 struct Lane {
     tx: Mutex<Producer<Body>>,
-    rung: Bell,
+    rung: Ringer,
     bell: AtomicU32,
     intake: Intake,
     pos: AtomicU32,
@@ -55,7 +57,7 @@ impl Lane {
                 let pos = NonNull::new(pos.cast_mut()).expect("an address inside the lane");
                 Self {
                     tx: Mutex::new(Producer::new(NonNull::from(&entries[..]).cast(), pos, ENTRIES, 0)),
-                    rung: Bell::default(),
+                    rung: Ringer::default(),
                     bell: AtomicU32::new(0),
                     intake: Intake::new(Array::of(&entries), 0, 0),
                     pos: AtomicU32::new(0),
@@ -69,7 +71,7 @@ impl Lane {
     }
 
     fn words(&self) -> IntakeWords<'_> {
-        IntakeWords { pos: &self.pos, park: &self.park, bell: PeerWord::of(&self.bell) }
+        IntakeWords { pos: &self.pos, park: &self.park, bell: &self.bell }
     }
 
     /// Sends an event, nested in the call of a cell or in none.
@@ -78,7 +80,7 @@ impl Lane {
         self.tx.lock().publish(tag, Body::default());
         fence(Ordering::SeqCst);
         if self.gate.load(Ordering::Relaxed) != 0 {
-            self.rung.ring(PeerWord::of(&self.park), &self.bell, true, 1);
+            self.rung.ring(PeerWord::of(&self.park), &self.bell, 1);
         }
     }
 
@@ -149,6 +151,15 @@ fn callers() {
     first.join().unwrap();
 }
 
+/// Whether a message is there is asked without the lock.
+fn aside() {
+    let lane = Lane::new();
+    lane.send(None);
+    let receiver = on_thread(&lane, |lane| assert!(lane.intake.ready(&lane.words()), "the message has vanished"));
+    assert!(lane.take(Wants::ChildOf(0), false).is_none());
+    receiver.join().unwrap();
+}
+
 /// The receiver goes off with the first message; what is behind it is the caller's.
 fn receiver_and_caller() {
     let lane = Lane::new();
@@ -171,22 +182,65 @@ fn spinner_and_sleeper() {
     sleeper.join().unwrap();
 }
 
+/// One receiver takes two messages, gives the second back and goes off.
+fn put_back() {
+    let lane = Lane::new();
+    let sleeper = on_thread(&lane, |lane| lane.wait(Wants::Anything));
+    lane.send(None);
+    lane.send(None);
+    let mut chunk = [const { MaybeUninit::uninit() }; 2];
+    let (taken, _) = lane.intake.take_chunk(&lane.words(), &mut chunk, false);
+    // SAFETY: the first `taken` were written.
+    let rest = chunk[..taken].iter().skip(1).map(|taken| unsafe { taken.assume_init() });
+    let _ = lane.intake.put_back(&lane.words(), rest);
+    if taken == 0 {
+        lane.wait(Wants::Anything);
+    }
+    sleeper.join().unwrap();
+}
+
 #[test]
 fn each_caller_gets_what_is_nested_in_its_call() {
     CALLERS.holds(callers);
 }
 
 #[test]
-fn what_is_set_aside_is_found() {
-    CALLERS.fails("intake: set aside after the position", Failure::Deadlock, callers);
+fn what_is_set_aside_is_always_there() {
+    ASIDE.holds(aside);
 }
 
 #[test]
-fn a_caller_behind_a_message_looks_again() {
-    RECEIVER_AND_CALLER.leans_on_looking_again(receiver_and_caller);
+fn what_is_set_aside_comes_before_the_position() {
+    let vanished = Failure::Assertion("the message has vanished");
+    ASIDE.fails("intake: set aside after the position", vanished, aside);
 }
 
 #[test]
-fn a_sleeper_beside_a_spinner_looks_again() {
-    SPINNER.leans_on_looking_again(spinner_and_sleeper);
+fn a_caller_gets_what_is_behind_a_message() {
+    RECEIVER_AND_CALLER.holds(receiver_and_caller);
+}
+
+#[test]
+fn what_a_caller_left_alone_is_told() {
+    RECEIVER_AND_CALLER.fails("wake: own bell not bumped", Failure::Deadlock, receiver_and_caller);
+}
+
+#[test]
+fn a_spinner_hands_on() {
+    SPINNER.holds(spinner_and_sleeper);
+}
+
+#[test]
+fn a_thread_about_to_sleep_is_woken_by_its_own_side() {
+    SPINNER.fails("wake: own bell not bumped", Failure::Deadlock, spinner_and_sleeper);
+}
+
+#[test]
+fn what_is_given_back_is_received() {
+    PUT_BACK.holds(put_back);
+}
+
+#[test]
+fn giving_back_is_told() {
+    PUT_BACK.fails("wake: own bell not bumped", Failure::Deadlock, put_back);
 }

@@ -3,7 +3,7 @@
 use super::calls::Calls;
 use super::intake::{Intake, IntakeWords, Nudge};
 use super::sending::Tx;
-use super::words::{View, state};
+use super::words::{BellView, View, state};
 use crate::call::{Hold, Request};
 use crate::error::{Error, Result, Violation};
 use crate::ring::spsc::Producer;
@@ -11,7 +11,7 @@ use crate::slots::arena::{Arena, SizeClass};
 use crate::sync::{
     self, AtomicBool, AtomicU32, AtomicU64, FutexWord, Mutex, Ordering, PeerWord, fence, futex_wake, mutant,
 };
-use crate::wake::{Bell, Deadline, Doorbell, HOW_BITS, How, Idle, Marks, Sleep, Spin};
+use crate::wake::{Deadline, Doorbell, HOW_BITS, How, Idle, Marks, Ringer, Sleep, Spin, ring_bell};
 use core::ptr::NonNull;
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -37,12 +37,13 @@ pub struct End {
     pub(super) me: Weak<End>,
     pub ours: View<AtomicU32>,
     pub theirs: View<PeerWord>,
+    pub bells: BellView,
     pub options: Options,
     pub(super) arena: Arena,
     pub(super) tx: Mutex<Tx>,
     pub(super) calls: Calls,
     pub(super) intake: Intake,
-    pub(super) bells: Bells,
+    pub(super) ringers: Ringers,
     pub(super) spin: Spin,
     pub(super) sleep: Sleep,
     pub(super) doorbell: Option<Doorbell>,
@@ -63,11 +64,11 @@ pub struct End {
 }
 
 #[derive(Default)]
-pub(super) struct Bells {
-    entries: Bell,
-    space: Bell,
-    slots: Bell,
-    anything: Bell,
+pub(super) struct Ringers {
+    requests: Ringer,
+    room: Ringer,
+    slots: Ringer,
+    anything: Ringer,
     /// `pos` when sleepers were last told of room.
     room_told_at: AtomicU32,
 }
@@ -142,10 +143,11 @@ impl Stop {
 }
 
 impl End {
-    /// One end over its two regions. `pidfds` of the `doorbell`'s watched descriptors come first and are pidfds.
+    /// One end over its regions. `pidfds` of the `doorbell`'s watched descriptors come first and are pidfds.
     pub fn new(
         ours: View<AtomicU32>,
         theirs: View<PeerWord>,
+        bells: BellView,
         doorbell: Option<Doorbell>,
         pidfds: usize,
         options: Options,
@@ -167,7 +169,7 @@ impl End {
             tx: Mutex::new(Tx::new(ring, cells)),
             calls,
             intake,
-            bells: Bells::default(),
+            ringers: Ringers::default(),
             spin: Spin::new(options.idle),
             sleep: Sleep::default(),
             doorbell,
@@ -183,6 +185,7 @@ impl End {
             spins_missed: AtomicU64::new(0),
             ours,
             theirs,
+            bells,
             options,
         })
     }
@@ -192,7 +195,7 @@ impl End {
     }
 
     pub(super) fn intake_words(&self) -> IntakeWords<'_> {
-        IntakeWords { pos: &self.ours.intake.pos.0, park: &self.ours.intake.park.0, bell: &self.theirs.lane.bell.0 }
+        IntakeWords { pos: &self.ours.intake.pos.0, park: &self.ours.intake.park.0, bell: &self.bells.ours.requests.0 }
     }
 
     /// Whether this process was forked from the one that opened the link: nothing is mapped here, and nothing ours.
@@ -235,22 +238,24 @@ impl End {
 
     /// Wakes every sleeper of both sides, whatever it waits for.
     fn wake_everybody(&self) {
-        let ours = &self.ours;
-        for bell in [&ours.lane.bell.0, &ours.control.released_bell.0] {
-            bell.fetch_add(1, Ordering::Release);
-            futex_wake(bell, u32::MAX, false);
+        let asleep = |call_word: u32| call_word & ((1 << HOW_BITS) - 1) != 0;
+        for bells in [&self.bells.ours, &self.bells.theirs] {
+            for bell in [&bells.requests, &bells.room, &bells.slots] {
+                ring_bell(&bell.0, u32::MAX);
+            }
         }
-        futex_wake(&ours.intake.pos.0, u32::MAX, false);
-        for cell in 0..ours.cells.count() {
-            if self.theirs.call_words.at(cell).hint() & ((1 << HOW_BITS) - 1) != 0 {
-                futex_wake(&ours.cells.at(cell).word, u32::MAX, false);
+        for cell in 0..self.ours.cells.count() {
+            if asleep(self.theirs.call_words.at(cell).hint()) {
+                ring_bell(self.bells.theirs.replies.at(cell), u32::MAX);
+            }
+            if asleep(self.ours.call_words.at(cell).load(Ordering::Relaxed)) {
+                ring_bell(self.bells.ours.replies.at(cell), u32::MAX);
             }
         }
         if let Some(doorbell) = &self.doorbell {
             doorbell.ring();
             doorbell.nudge_all();
         }
-        // Our own threads that sleep by futex look again within the first stage of their sleep.
     }
 
     /// The peer broke the protocol: gives the link up.
@@ -319,20 +324,20 @@ impl End {
 
     #[cold]
     fn notify_sleepers(&self, entries: bool, slots: bool, mut how: u32) {
-        let (ours, theirs, bells) = (&self.ours, &self.theirs, &self.bells);
+        let (theirs, bells, ringers) = (&self.theirs, &self.bells.theirs, &self.ringers);
         if entries {
-            how |= bells.entries.ring(&theirs.intake.park.0, &ours.lane.bell.0, true, 1);
+            how |= ringers.requests.ring(&theirs.intake.park.0, &bells.requests.0, 1);
         }
         if slots && !mutant("wake: slots ring nobody") {
-            how |= bells.slots.ring(&theirs.control.arena_wait.0, &ours.control.released_bell.0, true, u32::MAX);
+            how |= ringers.slots.ring(&theirs.control.arena_wait.0, &bells.slots.0, u32::MAX);
         }
-        let pos = ours.intake.pos.0.load(Ordering::Relaxed);
+        let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
         // Another thread may have stored it after our fence; it then relies on this look at the mark.
         fence(Ordering::SeqCst);
-        bells.room_told_at.store(pos, Ordering::Relaxed);
-        how |= bells.space.ring_at(&theirs.lane.space_wait.0, &ours.intake.pos.0, pos, u32::MAX);
-        // An event loop waits for anything; its bell is the doorbell alone.
-        how |= bells.anything.ring(&theirs.control.fd_armed.0, &ours.control.released_bell.0, false, 0);
+        ringers.room_told_at.store(pos, Ordering::Relaxed);
+        how |= ringers.room.ring_at(&theirs.lane.space_wait.0, &bells.room.0, pos, u32::MAX);
+        // An event loop waits for anything, by the doorbell alone: no bell is rung under its mark.
+        how |= ringers.anything.ring(&theirs.control.fd_armed.0, &bells.requests.0, 0);
         if how & How::Descriptor as u32 != 0
             && let Some(doorbell) = &self.doorbell
         {
@@ -344,7 +349,7 @@ impl End {
     /// After taking requests: wakes senders that wait for room, if there is more of it than they were told.
     pub(super) fn notify_room(&self) {
         let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
-        if self.bells.room_told_at.swap(pos, Ordering::Relaxed) != pos {
+        if self.ringers.room_told_at.swap(pos, Ordering::Relaxed) != pos {
             self.notify(false, false);
         }
     }
@@ -365,7 +370,7 @@ impl End {
         let word = self.theirs.call_words.at(cell).hint();
         let how = if word >> HOW_BITS == generation { word & ((1 << HOW_BITS) - 1) } else { 0 };
         if how == How::Futex as u32 {
-            futex_wake(&self.ours.cells.at(cell).word, 1, false);
+            ring_bell(self.bells.theirs.replies.at(cell), 1);
         }
         self.notify_sleepers(false, slots, how);
     }
@@ -396,7 +401,7 @@ impl End {
     /// A slot came free inside this process while threads of it wait for one.
     #[cold]
     pub(super) fn wake_loaners(&self) {
-        if self.arena.stock().marks.wake_one(&self.theirs.control.released_bell.0) {
+        if self.arena.stock().marks.wake_one(&self.bells.ours.slots.0) {
             self.nudge(Nudge(true));
         }
     }

@@ -11,7 +11,7 @@
 use super::words::{Body, entry};
 use crate::region::Array;
 use crate::ring::spsc::{Consumer, Entry, Message};
-use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, PeerWord, fence, mutant};
+use crate::sync::{AtomicBool, AtomicU32, Mutex, Ordering, fence, mutant};
 use crate::wake::{How, Marks};
 use core::mem::MaybeUninit;
 use std::collections::VecDeque;
@@ -19,15 +19,15 @@ use std::collections::VecDeque;
 /// How many messages a batch takes from the ring at once.
 pub const CHUNK: usize = 32;
 
-/// The words an intake works with; two of ours, one of the peer's.
+/// The words an intake works with.
 #[derive(Clone, Copy, Debug)]
 pub struct IntakeWords<'a> {
     /// Ours: how many entries were taken.
     pub pos: &'a AtomicU32,
     /// Ours: the mark of our receivers.
     pub park: &'a AtomicU32,
-    /// The peer's: rings for our receivers.
-    pub bell: &'a PeerWord,
+    /// Rings for our receivers.
+    pub bell: &'a AtomicU32,
 }
 
 /// A request as it lay in the ring.
@@ -257,7 +257,7 @@ impl Intake {
         let nudge = match () {
             // Once, when it is set aside: what it was set aside for looks here again before it sleeps.
             () if for_other_callers => Nudge(rx.marks.wake_all(words.bell)),
-            () if left_to_others => Nudge(rx.marks.wake_one(words.bell)),
+            () if left_to_others => Nudge(rx.marks.rouse_one(words.bell)),
             () => self.hand_on(&mut rx, words),
         };
         (found, nudge)

@@ -27,7 +27,7 @@ pub use sending::Batch;
 pub use stats::Stats;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-pub use words::{Geometry, View};
+pub use words::{BellView, Geometry, Side, View};
 
 #[doc(hidden)]
 pub mod parts {
@@ -298,19 +298,20 @@ impl Link {
         let table = config.geometry.plan()?;
         let (host, host_seen) = crate::region::Region::heap_pair(table.len());
         let (plugin, plugin_seen) = crate::region::Region::heap_pair(table.len());
+        let bell_table = config.geometry.plan_bells()?;
+        let (bells, bells_seen) = crate::region::Region::heap_pair(bell_table.len());
         let me = Credentials::own();
         #[cfg(busway_loom)]
-        for region in [&host, &plugin] {
-            words::init(region, &table);
+        for (region, table) in [(&host, &table), (&plugin, &table), (&bells, &bell_table)] {
+            words::init(region, table);
         }
-        // SAFETY: each end alone writes its own region.
-        unsafe {
-            let host =
-                End::new(View::new(host, &table)?, View::new(plugin_seen, &table)?, None, 0, config.options(false));
-            let plugin =
-                End::new(View::new(plugin, &table)?, View::new(host_seen, &table)?, None, 0, config.options(true));
-            Ok((Link::new(host, me), Link::new(plugin, me)))
-        }
+        let end = |ours, theirs, bells, side| -> Result<Link> {
+            let bells = BellView::new(bells, &bell_table, config.geometry.cells, side)?;
+            // SAFETY: each end alone writes its own region.
+            let (ours, theirs) = unsafe { (View::new(ours, &table)?, View::new(theirs, &table)?) };
+            Ok(Link::new(End::new(ours, theirs, bells, None, 0, config.options(side)), me))
+        };
+        Ok((end(host, plugin_seen, bells, Side::Host)?, end(plugin, host_seen, bells_seen, Side::Plugin)?))
     }
 }
 

@@ -3,7 +3,7 @@
 use super::end::{End, Stop};
 use super::intake::IntakeWords;
 use crate::call::Ticket;
-use crate::sync::{self, FutexWord, Ordering, mutant};
+use crate::sync::{self, AtomicU32, FutexWord, Ordering, mutant};
 use crate::wake::{Deadline, HOW_BITS, How, Spot, starts_with_futex};
 use core::cell::Cell;
 use core::time::Duration;
@@ -94,6 +94,11 @@ impl End {
     }
 }
 
+/// A bell as it stands, to sleep on until it is rung.
+fn now_at(bell: &AtomicU32) -> FutexWord<'_> {
+    FutexWord::shared(bell, bell.load(Ordering::Acquire))
+}
+
 /// Receivers wait for entries.
 pub(super) struct IntakeSpot<'a> {
     pub(super) end: &'a End,
@@ -104,7 +109,7 @@ pub(super) struct IntakeSpot<'a> {
 
 impl Spot for IntakeSpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        sleep(&[FutexWord::shared(self.words.bell.futex(), self.words.bell.load())])
+        sleep(&[now_at(self.words.bell)])
     }
     fn park(&self, how: How) {
         self.end.intake.park(&self.words, how, true, self.spinning.replace(false));
@@ -124,10 +129,9 @@ pub(super) struct ReplySpot<'a> {
 
 impl Spot for ReplySpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        let word = &self.end.theirs.cells.at(self.ticket.cell).word;
-        let reply = FutexWord::shared(word.futex(), word.hint());
+        let reply = now_at(self.end.bells.ours.replies.at(self.ticket.cell));
         if self.children && !mutant("call: asleep on its reply alone") {
-            sleep(&[reply, FutexWord::shared(self.words.bell.futex(), self.words.bell.load())])
+            sleep(&[reply, now_at(self.words.bell)])
         } else {
             sleep(&[reply])
         }
@@ -158,7 +162,7 @@ pub(super) struct SpaceSpot<'a> {
 
 impl Spot for SpaceSpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        sleep(&[FutexWord::shared(self.end.theirs.intake.pos.0.futex(), self.seen)])
+        sleep(&[now_at(&self.end.bells.ours.room.0)])
     }
     fn park(&self, how: How) {
         self.end.tx.lock().space.enter_at(&self.end.ours.lane.space_wait.0, how, self.seen);
@@ -173,8 +177,7 @@ pub(super) struct ArenaSpot<'a>(pub(super) &'a End);
 
 impl Spot for ArenaSpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        let bell = &self.0.theirs.control.released_bell.0;
-        sleep(&[FutexWord::shared(bell.futex(), bell.load())])
+        sleep(&[now_at(&self.0.bells.ours.slots.0)])
     }
     fn park(&self, how: How) {
         self.0.arena.stock().marks.enter(&self.0.ours.control.arena_wait.0, how);

@@ -1,4 +1,4 @@
-//! Which words of a region lie where. `docs/layout.md` is this file in prose; a test keeps them equal.
+//! Which words of the regions lie where. `docs/layout.md` is this file in prose; a test keeps them equal.
 //!
 //! Every struct here is generic over its words: [`AtomicU32`] for the region's writer, [`PeerWord`] for the other side.
 
@@ -20,6 +20,8 @@ pub mod kind {
     pub const RELEASED: u32 = 7;
     pub const STATS: u32 = 8;
     pub const CLASS: u32 = 9;
+    pub const BELLS: u32 = 10;
+    pub const REPLY_BELLS: u32 = 11;
 }
 
 /// A word alone on its cache line.
@@ -41,8 +43,6 @@ pub struct Control<W> {
     pub fd_armed: Line<W>,
     /// Mark of threads that wait for a slot of the writer's arena.
     pub arena_wait: Line<W>,
-    /// Bell for the peer's threads under its `arena_wait`.
-    pub released_bell: Line<W>,
 }
 
 /// Values of [`Control::state`].
@@ -57,8 +57,6 @@ pub mod state {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Lane<W> {
-    /// Bell for the peer's receivers.
-    pub bell: Line<W>,
     /// Mark of the writer's senders that wait for room.
     pub space_wait: Line<W>,
 }
@@ -67,10 +65,26 @@ pub struct Lane<W> {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Intake<W> {
-    /// How many entries were taken; also the bell of the peer's senders.
+    /// How many entries were taken.
     pub pos: Line<W>,
     /// Mark of the writer's receivers.
     pub park: Line<W>,
+}
+
+/// What the threads of one side sleep on, in the one region that both sides write.
+///
+/// A bell says nothing but that it changed, so a side that lies here wakes threads for nothing, or not at all, which it can do
+/// anyway. Sleeping on a read-only mapping would do too, but the kernel takes 150 ns longer to find its page, and threads of
+/// one process could not ring for each other.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Bells {
+    /// For receivers, under the mark `park`.
+    pub requests: Line<AtomicU32>,
+    /// For senders, under the mark `space_wait`.
+    pub room: Line<AtomicU32>,
+    /// For loaners, under the mark `arena_wait`.
+    pub slots: Line<AtomicU32>,
 }
 
 /// What a request's entry carries beside its word: 56 bytes.
@@ -107,7 +121,7 @@ pub mod entry {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct ReplyCell<W> {
-    /// Generation of the call whose reply is here; also the bell of the one thread that waits for it.
+    /// Generation of the call whose reply is here.
     pub word: W,
     /// `status: 8, flags: 8`, from the bottom.
     pub flags: W,
@@ -271,6 +285,26 @@ impl Geometry {
         Ok(plan.finish()?)
     }
 
+    /// Where everything lies in the region of the bells.
+    ///
+    /// # Errors
+    /// [`JoinError::Geometry`] if a bound does not hold.
+    #[doc(hidden)]
+    pub fn plan_bells(&self) -> Result<Table> {
+        self.check()?;
+        let mut plan = Plan::new();
+        for side in [Side::Host, Side::Plugin] {
+            plan.add(kind::BELLS, side as u32, 1, size_of::<Bells>(), 64).add(
+                kind::REPLY_BELLS,
+                side as u32,
+                self.cells,
+                size_of::<AtomicU32>(),
+                64,
+            );
+        }
+        Ok(plan.finish()?)
+    }
+
     /// The geometry that a validated table describes.
     pub(crate) fn of(table: &Table) -> Result<Self> {
         let mut classes: Vec<_> = table.sections().iter().filter(|s| s.kind == kind::CLASS).collect();
@@ -306,6 +340,62 @@ pub struct View<W> {
     pub released: Array<W>,
     pub classes: Box<[Slots]>,
     region: Region,
+}
+
+/// The two ends of a link. As a number: the id of its bells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Host = 0,
+    Plugin = 1,
+}
+
+/// The bells of one side.
+#[derive(Clone, Copy, Debug)]
+pub struct BellsOf {
+    bells: Array<Bells>,
+    /// For each reply cell of the other side the bell of the one thread that waits for it.
+    pub replies: Array<AtomicU32>,
+}
+
+impl core::ops::Deref for BellsOf {
+    type Target = Bells;
+
+    #[inline(always)]
+    fn deref(&self) -> &Bells {
+        &self.bells
+    }
+}
+
+/// The bells of both sides, seen from one of them.
+#[derive(Debug)]
+pub struct BellView {
+    pub ours: BellsOf,
+    pub theirs: BellsOf,
+    _region: Region,
+}
+
+impl BellView {
+    /// Finds the bells in a region whose table was validated, for a link of `cells` reply cells, seen from `side`.
+    ///
+    /// # Errors
+    /// [`JoinError::Geometry`] if a section is missing or its count is wrong.
+    pub fn new(region: Region, table: &Table, cells: u32, side: Side) -> Result<Self> {
+        let of = |side: Side| -> Result<BellsOf> {
+            let bells = table.find::<Bells>(kind::BELLS, side as u32)?;
+            let replies = table.find::<AtomicU32>(kind::REPLY_BELLS, side as u32)?;
+            if (bells.count, replies.count) != (1, cells) {
+                return Err(JoinError::Geometry { what: "a section of bells has the wrong count" }.into());
+            }
+            // SAFETY: found in the validated table; words that bear any value; the region is kept beside the arrays.
+            unsafe { Ok(BellsOf { bells: Array::new(&region, bells), replies: Array::new(&region, replies) }) }
+        };
+        let (host, plugin) = (of(Side::Host)?, of(Side::Plugin)?);
+        let (ours, theirs) = match side {
+            Side::Host => (host, plugin),
+            Side::Plugin => (plugin, host),
+        };
+        Ok(Self { ours, theirs, _region: region })
+    }
 }
 
 /// The payload bytes of one size class.
@@ -351,9 +441,9 @@ pub fn init(region: &Region, table: &Table) {
                 cpu: line(),
                 fd_armed: line(),
                 arena_wait: line(),
-                released_bell: line(),
             }),
-            kind::LANE => fill(region, s, |_| Lane { bell: line(), space_wait: line() }),
+            kind::LANE => fill(region, s, |_| Lane { space_wait: line() }),
+            kind::BELLS => fill(region, s, |_| Bells { requests: line(), room: line(), slots: line() }),
             kind::INTAKE => fill(region, s, |_| Intake { pos: line(), park: line() }),
             kind::STATS => fill(region, s, |_| Counters::new()),
             kind::ENTRIES => fill(region, s, |i| Entry::new(i, s.count, 0, Body::default())),
@@ -362,7 +452,7 @@ pub fn init(region: &Region, table: &Table) {
                 flags: word(),
                 body: PeerCell::new(ReplyBody::default()),
             }),
-            kind::CALL_WORDS | kind::RELEASED => fill(region, s, |_| word()),
+            kind::CALL_WORDS | kind::RELEASED | kind::REPLY_BELLS => fill(region, s, |_| word()),
             _ => {}
         }
     }

@@ -2,7 +2,7 @@
 
 use super::{AtomicU32, Ordering};
 
-/// A 32-bit word in memory of the peer, mapped read-only here: it can be loaded and slept on, nothing else.
+/// A 32-bit word in memory of the peer, mapped read-only here: it can be loaded, nothing else.
 ///
 /// Rust promises that a *relaxed* load of a word of this size never writes, so it is the one that may touch a read-only
 /// page; the acquire half is a fence behind it. ThreadSanitizer does not understand fences, so under `busway_tsan`, where
@@ -35,10 +35,5 @@ impl PeerWord {
         }
         #[cfg(busway_tsan)]
         self.0.load(Ordering::Acquire)
-    }
-
-    /// The word, to sleep on.
-    pub(crate) fn futex(&self) -> &AtomicU32 {
-        &self.0
     }
 }

@@ -36,7 +36,7 @@ impl Marks {
         self.renew(mark);
     }
 
-    /// As [`enter`](Self::enter), for a sleeper whose bell is a word that counts: the mark carries the value `seen` in place
+    /// As [`enter`](Self::enter), for a sleeper that waits for a count to move on: the mark carries the value `seen` in place
     /// of an epoch, so that the waker rings it only for a later one, and once.
     pub fn enter_at(&mut self, mark: &AtomicU32, how: How, seen: u32) {
         self.epoch = seen.wrapping_sub(1);
@@ -64,22 +64,36 @@ impl Marks {
         mark.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes one thread of this process that sleeps under the mark; `bell` is the peer's. Returns whether that takes a nudge
-    /// of the thread that polls, because nobody sleeps by futex.
-    pub fn wake_one(&self, bell: &PeerWord) -> bool {
+    /// Wakes one thread of this process that sleeps under the mark, on `bell`. Returns whether that takes a nudge of the
+    /// thread that polls, because nobody sleeps by futex.
+    pub fn wake_one(&self, bell: &AtomicU32) -> bool {
+        self.bump(bell);
+        self.rouse_one(bell)
+    }
+
+    /// As [`wake_one`](Self::wake_one), but leaves alone who is about to sleep, above all the caller itself: for what was
+    /// there when such a thread looked, or will ring for it.
+    pub fn rouse_one(&self, bell: &AtomicU32) -> bool {
         if self.by_futex > 0 {
-            futex_wake(bell.futex(), 1, false);
+            futex_wake(bell, 1, false);
         }
         self.by_futex == 0 && self.by_descriptor > 0
     }
 
     /// Wakes all threads of this process that sleep under the mark, where one of them alone can do what there is to do.
     /// Returns whether that takes a nudge of the thread that polls.
-    pub fn wake_all(&self, bell: &PeerWord) -> bool {
+    pub fn wake_all(&self, bell: &AtomicU32) -> bool {
+        self.bump(bell);
         if self.by_futex > 0 {
-            futex_wake(bell.futex(), u32::MAX, false);
+            futex_wake(bell, u32::MAX, false);
         }
         self.by_descriptor > 0
+    }
+
+    fn bump(&self, bell: &AtomicU32) {
+        if self.by_futex > 0 && !mutant("wake: own bell not bumped") {
+            bell.fetch_add(1, Ordering::Release);
+        }
     }
 
     fn of(&mut self, how: How) -> &mut u32 {
@@ -90,23 +104,31 @@ impl Marks {
     }
 }
 
+/// Wakes up to `count` of those who sleep on `bell` by futex, and those who are about to.
+pub fn ring_bell(bell: &AtomicU32, count: u32) {
+    if !mutant("wake: bell not bumped") {
+        bell.fetch_add(1, Ordering::Release);
+    }
+    futex_wake(bell, count, false);
+}
+
 /// The waking side of one mark.
 #[derive(Debug, Default)]
-pub struct Bell {
+pub struct Ringer {
     rung: AtomicU32,
 }
 
-impl Bell {
+impl Ringer {
     /// Wakes up to `count` sleepers under `mark`, unless it is clear or was rung already. Call after the fence.
     ///
-    /// `bump` makes the bell change; leave it out where the bell is a word that changed by itself. Returns the bits of
-    /// [`How`] under which somebody was woken; for [`How::Descriptor`] the caller has to ring the doorbell.
+    /// Returns the bits of [`How`] under which somebody was woken; for [`How::Descriptor`] the caller has to ring the doorbell.
     #[cold]
-    pub fn ring(&self, mark: &PeerWord, bell: &AtomicU32, bump: bool, count: u32) -> u32 {
-        self.ring_mark(mark.hint(), bell, bump, count)
+    pub fn ring(&self, mark: &PeerWord, bell: &AtomicU32, count: u32) -> u32 {
+        self.ring_mark(mark.hint(), bell, count)
     }
 
-    /// As [`ring`](Self::ring) for a bell that counts and stands at `at`: the mark of those who have seen that value stays.
+    /// As [`ring`](Self::ring) for those who wait for a count that stands at `at`: the mark of those who have seen that value
+    /// stays.
     #[cold]
     pub fn ring_at(&self, mark: &PeerWord, bell: &AtomicU32, at: u32, count: u32) -> u32 {
         let mark = mark.hint();
@@ -114,18 +136,15 @@ impl Bell {
         if seen && !mutant("wake: a step that was seen rings") {
             return 0;
         }
-        self.ring_mark(mark, bell, false, count)
+        self.ring_mark(mark, bell, count)
     }
 
-    fn ring_mark(&self, mark: u32, bell: &AtomicU32, bump: bool, count: u32) -> u32 {
+    fn ring_mark(&self, mark: u32, bell: &AtomicU32, count: u32) -> u32 {
         if mark & HOW == 0 || self.rung.swap(mark, Ordering::Relaxed) == mark {
             return 0;
         }
-        if bump && !mutant("wake: bell not bumped") {
-            bell.fetch_add(1, Ordering::Release);
-        }
-        if mark & How::Futex as u32 != 0 && count > 0 {
-            futex_wake(bell, count, false);
+        if mark & How::Futex as u32 != 0 {
+            ring_bell(bell, count);
         }
         mark & HOW
     }

@@ -3,7 +3,7 @@
 //! # Protocol
 //!
 //! Everything a thread can wait for has a **mark** (a word of the waiting side, which says that somebody sleeps and how), a
-//! **bell** (a word of the other side, which the sleeper's futex waits on; one fixed address for each thing one can wait
+//! **bell** (a word that everybody writes, which the sleeper's futex waits on; one fixed address for each thing one can wait
 //! for) and a share in the waiting side's **gate** (the word `sleepers`, the only thing the other side's hot path reads).
 //!
 //! ```text
@@ -37,5 +37,5 @@ mod sleep;
 pub use deadline::Deadline;
 pub use doorbell::Doorbell;
 pub use idle::{Idle, Spin};
-pub use marks::{Bell, HOW_BITS, How, Marks};
+pub use marks::{HOW_BITS, How, Marks, Ringer, ring_bell};
 pub use sleep::{FUTEX_STAGE, Sleep, Spot, starts_with_futex};

@@ -96,7 +96,6 @@ struct Bell {
     mark: (String, String),
     /// `None` is the doorbell alone.
     bell: Option<(String, String)>,
-    bumped: bool,
     wakes: u32,
 }
 
@@ -110,8 +109,7 @@ fn bells(page: &Page) -> Vec<Bell> {
             // A reply has no such mark.
             mark: word(&row[1])?,
             bell: word(&row[2]),
-            bumped: row[3] == "bumped",
-            wakes: if row[4] == "all" { u32::MAX } else { row[4].parse().unwrap_or(0) },
+            wakes: if row[3] == "all" { u32::MAX } else { row[3].parse().unwrap_or(0) },
         })
     };
     page.table("Waking").iter().filter_map(bell).collect()
@@ -133,6 +131,7 @@ struct Peer {
     page: Page,
     mine: Region,
     peer: Region,
+    bell_region: Region,
     doorbell: OwnedFd,
     _control: OwnedFd,
     sent: u32,
@@ -191,6 +190,8 @@ impl Peer {
         let peer = Region::map(&page, &fds[index("host region")], ProtFlags::READ);
         let mine = Region::map(&page, &fds[index("plugin region")], ProtFlags::READ | ProtFlags::WRITE);
         assert_eq!(peer.sections, mine.sections, "both regions have one geometry");
+        assert_eq!(seals("bells"), fixed);
+        let bell_region = Region::map(&page, &fds[index("bells")], ProtFlags::READ | ProtFlags::WRITE);
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         let alive = poll(&mut [PollFd::new(&fds[index("host pidfd")], PollFlags::IN)], Some(&now));
         assert_eq!(alive, Ok(0), "the host lives");
@@ -201,7 +202,19 @@ impl Peer {
         let doorbell = index("doorbell");
         let doorbell = fds.into_iter().nth(doorbell).expect("the doorbell");
         let (bells, rung) = (bells(&page), HashMap::new());
-        Self { page, mine, peer, doorbell, _control: control, sent: 0, taken: 0, generation: 0, bells, rung }
+        Self {
+            page,
+            mine,
+            peer,
+            bell_region,
+            doorbell,
+            _control: control,
+            sent: 0,
+            taken: 0,
+            generation: 0,
+            bells,
+            rung,
+        }
     }
 
     /// Where an element lies; the same in both regions.
@@ -374,14 +387,11 @@ impl Peer {
             if how == 0 || self.rung.insert(bell.thing.clone(), mark) == Some(mark) {
                 continue;
             }
-            if let Some((section, name)) = &bell.bell {
-                let word = self.mine.word(self.at(section, name));
-                if bell.bumped {
-                    word.fetch_add(1, Ordering::Release);
-                }
-                if how & futex != 0 {
-                    futex_wake(word, bell.wakes, false);
-                }
+            if let Some((section, name)) = &bell.bell
+                && how & futex != 0
+            {
+                assert_eq!(section, "bells");
+                self.ring_bell("BELLS", 0, self.page.at("Bells", name), bell.wakes);
             }
             ring |= how & descriptor != 0;
         }
@@ -390,7 +400,7 @@ impl Peer {
             if self.page.bits("Call word", "generation", word) == call.generation {
                 let how = self.page.bits("Call word", "how", word) as u32;
                 if how == futex {
-                    futex_wake(self.mine.word(self.element("CELLS", 0, call.cell)), 1, false);
+                    self.ring_bell("REPLY_BELLS", call.cell, 0, 1);
                 }
                 ring |= how == descriptor;
             }
@@ -398,6 +408,14 @@ impl Peer {
         if ring {
             send(&self.doorbell, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL).expect("ring the doorbell");
         }
+    }
+
+    /// Rings a bell of the host, which has id 0.
+    fn ring_bell(&self, kind: &str, index: u64, within: usize, count: u32) {
+        let (offset, _, stride) = self.bell_region.sections[&(self.page.value("Kinds", kind), 0)];
+        let bell = self.bell_region.word(offset + index as usize * stride + within);
+        bell.fetch_add(1, Ordering::Release);
+        futex_wake(bell, count, false);
     }
 
     /// A slot of this peer with a payload in it.
