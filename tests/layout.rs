@@ -94,7 +94,7 @@ const REQUEST: &str = include_str!("../src/call/request.rs");
 /// Every table of offsets, as the code has it.
 fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
     type Control = words::Control<AtomicU32>;
-    let control = fields!(Control => words::Control { state, sleepers, cpu, fd_armed, arena_wait });
+    let control = fields!(Control => words::Control { state, sleepers, cpu, fd_armed, arena_wait, rings });
     let lane = fields!(words::Lane<AtomicU32> => words::Lane { space_wait });
     let bells = fields!(words::Bells => words::Bells { requests, room, slots });
     let intake = fields!(words::Intake<AtomicU32> => words::Intake { pos, park });

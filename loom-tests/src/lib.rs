@@ -6,7 +6,7 @@
 //! and the model to be strong enough to notice.
 //!
 //! Time stands still and a sleep by futex has no limit, so a wake-up that is lost is a deadlock, which loom reports, though
-//! natively the sleeper would look again after two milliseconds.
+//! natively the sleeper would look again after ten milliseconds.
 
 #[cfg(busway_loom)]
 mod link;

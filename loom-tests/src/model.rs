@@ -48,7 +48,7 @@ impl Model {
         with_mutant(mutant, || self.must_hold(Some(mutant), body));
     }
 
-    /// Explores a model of a wake-up that is lost at worst until the sleeper looks again, after two milliseconds: it must be
+    /// Explores a model of a wake-up that is lost at worst until the sleeper looks again, after ten milliseconds: it must be
     /// a deadlock here, where sleeps have no limit, so that what is said about it stays true.
     pub fn leans_on_looking_again(self, body: impl Fn() + Sync + Send + 'static) {
         let (_, result) = quietly(|| self.explore(None, body));

@@ -253,7 +253,7 @@ impl End {
             }
         }
         if let Some(doorbell) = &self.doorbell {
-            doorbell.ring();
+            self.ring(doorbell);
             doorbell.nudge_all();
         }
     }
@@ -341,9 +341,14 @@ impl End {
         if how & How::Descriptor as u32 != 0
             && let Some(doorbell) = &self.doorbell
         {
-            doorbell.ring();
+            self.ring(doorbell);
         }
         self.wakes.fetch_add((how != 0).into(), Ordering::Relaxed);
+    }
+
+    fn ring(&self, doorbell: &Doorbell) {
+        self.ours.control.rings.0.fetch_add(1, Ordering::Relaxed);
+        doorbell.ring();
     }
 
     /// After taking requests: wakes senders that wait for room, if there is more of it than they were told.
@@ -461,7 +466,7 @@ impl End {
         drop(armed);
         let Some(doorbell) = &self.doorbell else { return };
         doorbell.arm(false);
-        let seen = doorbell.look();
+        let seen = doorbell.look(&self.theirs.control.rings.0);
         if seen.rung {
             self.sleep.wake_pollers(doorbell);
         }

@@ -366,7 +366,7 @@ fn guarded(handler: &dyn Fn(Request<'_>), request: Request<'_>) {
 ///
 /// Yields what was there, up to the number asked for, and never waits. While it lives, replies of this thread on this link
 /// share one fence: a caller that falls asleep at the very moment of a reply may be woken only when this is dropped, or by
-/// itself after 2 ms. What is not taken out stays to be received.
+/// itself after 10 ms. What is not taken out stays to be received.
 pub struct Requests<'a> {
     end: &'a End,
     chunk: [MaybeUninit<Taken>; CHUNK],

@@ -78,9 +78,11 @@ impl End {
             // Whoever ends the link wakes what it finds marked, so look for the end too after marking.
             let mut look_twice = || look().map(Some).or_else(|| self.ended_now().map(|_| None));
             let found = match &self.doorbell {
-                Some(doorbell) if !by_futex => {
-                    self.sleep.by_descriptor(gate, spot, until, &mut look_twice, doorbell, || self.alarm())
-                }
+                Some(doorbell) if !by_futex => self.sleep.by_descriptor(gate, spot, until, &mut look_twice, || {
+                    if doorbell.wait(until.until(), &self.theirs.control.rings.0) {
+                        self.alarm();
+                    }
+                }),
                 _ => {
                     let (found, long) = self.sleep.by_futex(gate, spot, until, &mut look_twice);
                     by_futex = !long;

@@ -43,6 +43,8 @@ pub struct Control<W> {
     pub fd_armed: Line<W>,
     /// Mark of threads that wait for a slot of the writer's arena.
     pub arena_wait: Line<W>,
+    /// How often the writer has rung the peer's doorbell: bytes that the peer has to read sooner or later.
+    pub rings: Line<W>,
 }
 
 /// Values of [`Control::state`].
@@ -441,6 +443,7 @@ pub fn init(region: &Region, table: &Table) {
                 cpu: line(),
                 fd_armed: line(),
                 arena_wait: line(),
+                rings: line(),
             }),
             kind::LANE => fill(region, s, |_| Lane { space_wait: line() }),
             kind::BELLS => fill(region, s, |_| Bells { requests: line(), room: line(), slots: line() }),

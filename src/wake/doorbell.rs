@@ -1,10 +1,10 @@
 //! The descriptor of an end: a socket that the peer rings, and what else ends a long sleep.
 
 use crate::error::{Error, Result};
-use crate::sync::{self, AtomicBool, Ordering};
+use crate::sync::{self, AtomicBool, AtomicU32, Ordering, PeerWord};
 use core::mem::MaybeUninit;
+use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -23,6 +23,8 @@ pub struct Doorbell {
     events: Watch,
     /// Whether an event loop may be asleep.
     armed: AtomicBool,
+    /// How often the peer had rung when the socket was read last.
+    read_at: AtomicU32,
 }
 
 /// An epoll instance and its own nudge.
@@ -31,6 +33,11 @@ struct Watch {
     epoll: OwnedFd,
     nudge: OwnedFd,
 }
+
+/// So many rings may lie unread in the socket. Reading takes a system call, and longer the more there is; a socket that holds
+/// some 270 is full, and cannot be rung.
+const UNREAD: u32 = 8;
+const HUNG_UP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
 const SOCKET: u64 = 0;
 const NUDGE: u64 = 1;
@@ -50,13 +57,14 @@ impl Watch {
         let io = Error::io;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(io("create an epoll instance"))?;
         let nudge = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io("create an eventfd"))?;
-        let add = |fd: &OwnedFd, token| {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN | epoll::EventFlags::RDHUP)
-                .map_err(io("watch a descriptor"))
+        let add = |fd: &OwnedFd, token, flags| {
+            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), flags).map_err(io("watch a descriptor"))
         };
-        add(socket, SOCKET)?;
-        add(&nudge, NUDGE)?;
-        watched.iter().try_for_each(|fd| add(fd, WATCHED))?;
+        let flags = EventFlags::IN | EventFlags::RDHUP;
+        // Told of each ring once, so that what is rung need not be read before the next sleep.
+        add(socket, SOCKET, flags | EventFlags::ET)?;
+        add(&nudge, NUDGE, flags)?;
+        watched.iter().try_for_each(|fd| add(fd, WATCHED, flags))?;
         Ok(Self { epoll, nudge })
     }
 
@@ -69,7 +77,7 @@ impl Doorbell {
     /// Watches `socket`, our end of the doorbell, and `watched`: descriptors that become readable when the peer is gone.
     pub fn new(socket: OwnedFd, watched: Vec<OwnedFd>) -> Result<Self> {
         let (threads, events) = (Watch::new(&socket, &watched)?, Watch::new(&socket, &watched)?);
-        Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false) })
+        Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false), read_at: AtomicU32::new(0) })
     }
 
     /// Rings at the peer's end. Never blocks; a full socket has rung already, a closed one has nobody to hear.
@@ -93,13 +101,14 @@ impl Doorbell {
         self.armed.store(armed, Ordering::SeqCst);
     }
 
-    /// Waits until something happens or until `until`, and takes it in. Returns whether there is an alarm.
-    pub fn wait(&self, until: Option<u64>) -> bool {
+    /// Waits until something happens or until `until`, and takes it in. `rings` is where the peer counts its rings. Returns
+    /// whether there is an alarm.
+    pub fn wait(&self, until: Option<u64>, rings: &PeerWord) -> bool {
         let timeout = until.map(|until| {
             let left = until.saturating_sub(sync::now());
             Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as _ }
         });
-        let seen = self.take_in(&self.threads, timeout.as_ref());
+        let seen = self.take_in(&self.threads, timeout.as_ref(), rings);
         if seen.rung && self.armed.load(Ordering::SeqCst) {
             self.events.nudge();
         }
@@ -108,11 +117,11 @@ impl Doorbell {
 
     /// Takes in, for the event loop, what made its descriptor readable. If the peer has rung, that may have been for a
     /// thread that waits: [`nudge`](Self::nudge) it.
-    pub fn look(&self) -> Seen {
-        self.take_in(&self.events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    pub fn look(&self, rings: &PeerWord) -> Seen {
+        self.take_in(&self.events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }), rings)
     }
 
-    fn take_in(&self, watch: &Watch, timeout: Option<&Timespec>) -> Seen {
+    fn take_in(&self, watch: &Watch, timeout: Option<&Timespec>, rings: &PeerWord) -> Seen {
         let mut events = [MaybeUninit::uninit(); 8];
         let mut seen = Seen::default();
         // Interrupted by a signal is like being woken for nothing.
@@ -121,7 +130,8 @@ impl Doorbell {
             match event.data.u64() {
                 SOCKET => {
                     seen.rung = true;
-                    seen.alarm |= self.drain();
+                    seen.alarm |= { event.flags }.intersects(HUNG_UP);
+                    self.drain(rings.hint());
                 }
                 NUDGE => {
                     let _ = rustix::io::read(&watch.nudge, &mut [0; 8]);
@@ -138,10 +148,12 @@ impl Doorbell {
         self.watched.iter().any(|fd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0)
     }
 
-    /// Takes in the rings; returns whether the peer has hung up. One read takes all that a ring-once-per-sleep peer sends.
-    fn drain(&self) -> bool {
-        let mut rings = [0; 256];
-        matches!(rustix::net::recv(&self.socket, &mut rings, RecvFlags::DONTWAIT), Ok((_, 0)) | Err(Errno::CONNRESET))
+    /// Empties the socket when the peer, which counts `rings`, has put enough into it since the last time.
+    fn drain(&self, rings: u32) {
+        if rings.wrapping_sub(self.read_at.load(Ordering::Relaxed)) >= UNREAD {
+            self.read_at.store(rings, Ordering::Relaxed);
+            let _ = rustix::net::recv(&self.socket, &mut [0; 512], RecvFlags::DONTWAIT);
+        }
     }
 
     /// The descriptors that were given to watch.

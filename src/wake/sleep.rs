@@ -6,8 +6,9 @@ use crate::sync::{
 };
 use core::time::Duration;
 
-/// How long a thread sleeps by futex before it sleeps by descriptor.
-pub const FUTEX_STAGE: Duration = Duration::from_millis(2);
+/// How long a thread sleeps by futex before it sleeps by descriptor. Longer than a tick, so that its timer is seldom the next one
+/// and need not be programmed.
+pub const FUTEX_STAGE: Duration = Duration::from_millis(10);
 
 /// Something to wait for: where its mark is, and which bells ring for it.
 pub trait Spot {
@@ -44,37 +45,28 @@ impl Sleep {
         spot.bells(|bells| {
             spot.park(How::Futex);
             let found = self.guarded(gate, look, || {
-                let stage = deadline.sooner(FUTEX_STAGE);
-                match futex_wait_any(bells, stage.until()) {
-                    Woken::Look => false,
-                    Woken::TimedOut => stage != deadline,
-                    Woken::Unsupported => true,
-                }
+                futex_wait_any(bells, deadline.sooner(FUTEX_STAGE).until()) != Woken::Look
             });
             spot.unpark(How::Futex);
             found
         })
     }
 
-    /// Sleeps once in stage two: until the doorbell rings, without a limit but the deadline. Calls `alarm` if the
-    /// descriptor says that the peer may be gone.
+    /// Sleeps once in stage two: in `poll`, which returns when something happens, or until another thread does.
     pub fn by_descriptor<R>(
         &self,
         gate: &AtomicU32,
         spot: &impl Spot,
         deadline: Deadline,
         look: &mut impl FnMut() -> Option<R>,
-        doorbell: &Doorbell,
-        alarm: impl FnOnce(),
+        poll: impl FnOnce(),
     ) -> Option<R> {
         let polled = self.polled.load(Ordering::Acquire);
         let lead = !self.polling.swap(true, Ordering::AcqRel);
         spot.park(How::Descriptor);
         let (found, ()) = self.guarded(gate, look, || {
             if lead {
-                if doorbell.wait(deadline.until()) {
-                    alarm();
-                }
+                poll();
             } else {
                 self.following.fetch_add(1, Ordering::SeqCst);
                 // If the leader returns in between, `polled` has changed and this does not sleep.

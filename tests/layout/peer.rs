@@ -406,6 +406,7 @@ impl Peer {
             }
         }
         if ring {
+            self.mine.word(self.at("control", "rings")).fetch_add(1, Ordering::Relaxed);
             send(&self.doorbell, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL).expect("ring the doorbell");
         }
     }
