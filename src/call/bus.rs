@@ -2,13 +2,14 @@
 
 use super::pending::Ticket;
 use super::request::Head;
-use super::{Data, Loan, Payload, Place};
+use super::{Data, Payload};
 use crate::error::Result;
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::wake::Deadline;
 use core::fmt;
 use core::ops::Deref;
+use core::ptr::NonNull;
 use std::sync::Arc;
 
 /// The operations behind the user's types, implemented by each topology.
@@ -17,10 +18,16 @@ pub trait Bus: Send + Sync {
     fn release(&self, slot: SlotRef);
     /// Gives a loaned slot back to the arena it came from.
     fn unloan(&self, slot: SlotId);
-    /// Memory of our own for a reply of `len` bytes. Without a deadline it does not wait.
-    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Place>;
-    /// Answers a call. The slot of the request, if there is one, goes back with it.
-    fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()>;
+    /// A slot of our own for a reply of `len` bytes, if it does not fit the message itself. Without a deadline it does not wait.
+    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Option<(NonNull<u8>, SlotId)>>;
+    /// Answers a call with a copy of `bytes`. The slot of the request, `released`, goes back with the answer; so below.
+    ///
+    /// Waits for a slot as long as the caller waits for the reply. If there is none the caller is told so, and ours too.
+    fn answer(&self, head: Head, bytes: &[u8], released: Option<SlotRef>) -> Result<()>;
+    /// Answers a call with `len` bytes in a loaned slot.
+    fn answer_in(&self, head: Head, slot: SlotId, len: usize, released: Option<SlotRef>) -> Result<()>;
+    /// Answers a call without a payload.
+    fn refuse(&self, head: Head, why: Refused, released: Option<SlotRef>) -> Result<()>;
     /// Calls the other side on behalf of a call that is being served, and waits for the reply.
     fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data>;
     /// Waits for the reply of a call until its deadline, and takes it.
@@ -33,14 +40,10 @@ pub trait Bus: Send + Sync {
     fn to_owned(&self) -> Arc<dyn Bus>;
 }
 
-/// How a call ends, as the replier says it.
-#[derive(Debug)]
-pub enum Outcome<'a> {
-    /// With this payload.
-    Reply(Loan<'a>),
-    /// With these bytes, at most [`INLINE_REPLY`](super::INLINE_REPLY), which travel without a slot.
-    Inline(&'a [u8]),
-    /// Refused with a code.
+/// How a call ends without a payload.
+#[derive(Clone, Copy, Debug)]
+pub enum Refused {
+    /// With a code.
     Rejected(u32),
     /// The handler panicked.
     Panicked,

@@ -1,6 +1,7 @@
 //! Memory to write a payload into.
 
 use super::Hold;
+use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
@@ -12,17 +13,13 @@ use core::ptr::NonNull;
 /// slot back; forgetting it loses the slot until the link closes.
 #[derive(Debug)]
 pub struct Loan<'a> {
-    place: Place,
+    // No enum: a loan is taken apart right behind the payload, and one that were moved in other units than it was written in
+    // would have to leave the store buffer first, behind all of the payload's cache lines.
+    slot: Option<(NonNull<u8>, SlotId)>,
     len: usize,
+    /// The payload itself, if it is in no slot.
+    inline: [u64; 5],
     hold: Hold<'a>,
-}
-
-#[derive(Debug)]
-pub enum Place {
-    /// In the message itself.
-    Inline([u64; 5]),
-    /// In a slot of our own.
-    Slot { base: NonNull<u8>, slot: SlotId },
 }
 
 // SAFETY: a loan owns its slot: nobody else of this process touches it, and the other side only reads.
@@ -32,10 +29,10 @@ unsafe impl Sync for Loan<'_> {}
 
 impl<'a> Loan<'a> {
     /// # Safety
-    /// A slot place is loaned from `hold`, writable, and at least `len` bytes long; an inline one has `len` at most 40.
+    /// A slot, with its address, is loaned from `hold`, writable, and at least `len` bytes long; without one `len` is at most 40.
     #[inline(always)]
-    pub(crate) unsafe fn new(place: Place, len: usize, hold: Hold<'a>) -> Self {
-        Self { place, len, hold }
+    pub(crate) unsafe fn new(slot: Option<(NonNull<u8>, SlotId)>, len: usize, hold: Hold<'a>) -> Self {
+        Self { slot, len, inline: [0; 5], hold }
     }
 
     /// Makes the loan shorter.
@@ -48,29 +45,30 @@ impl<'a> Loan<'a> {
     }
 
     /// Independent of what it was borrowed from.
-    pub fn into_owned(self) -> Loan<'static> {
-        let hold = self.hold.clone().into_owned();
-        let (place, len) = self.into_parts();
-        Loan { place, len, hold }
+    pub fn into_owned(mut self) -> Loan<'static> {
+        Loan { slot: self.slot.take(), len: self.len, inline: self.inline, hold: self.hold.clone().into_owned() }
     }
 
-    /// Whether the loan is one of `bus`'s slots, or in no slot at all.
-    pub(crate) fn belongs_to(&self, bus: *const ()) -> bool {
-        matches!(self.place, Place::Inline(_)) || core::ptr::from_ref(&*self.hold).cast::<()>() == bus
-    }
-
-    /// Takes the slot out: the caller now answers for it.
+    /// Takes the slot out, which has to be one of `bus`: the caller now answers for it.
+    ///
+    /// # Errors
+    /// It is none of `bus`, and comes back to its own.
     #[inline(always)]
-    pub(crate) fn into_parts(mut self) -> (Place, usize) {
-        // What is left behind is inline, so dropping it gives nothing back.
-        (core::mem::replace(&mut self.place, Place::Inline([0; 5])), self.len)
+    pub(crate) fn into_slot(mut self, bus: *const ()) -> Result<SlotId> {
+        if core::ptr::from_ref(&*self.hold).cast::<()>() != bus {
+            return Err(Error::Unsupported { what: "a loan of another link" });
+        }
+        match self.slot.take() {
+            Some((_, slot)) => Ok(slot),
+            None => unreachable!("a loan without a slot is short"),
+        }
     }
 }
 
 impl Drop for Loan<'_> {
     #[inline]
     fn drop(&mut self) {
-        if let Place::Slot { slot, .. } = self.place {
+        if let Some((_, slot)) = self.slot {
             self.hold.unloan(slot);
         }
     }
@@ -81,10 +79,10 @@ impl Deref for Loan<'_> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        match &self.place {
-            Place::Inline(words) => &bytemuck::bytes_of(words)[..self.len],
+        match self.slot {
+            None => &bytemuck::bytes_of(&self.inline)[..self.len],
             // SAFETY: by the contract of `new`: in bounds, and written by nobody but through this loan.
-            Place::Slot { base, .. } => unsafe { core::slice::from_raw_parts(base.as_ptr(), self.len) },
+            Some((base, _)) => unsafe { core::slice::from_raw_parts(base.as_ptr(), self.len) },
         }
     }
 }
@@ -92,10 +90,10 @@ impl Deref for Loan<'_> {
 impl DerefMut for Loan<'_> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.place {
-            Place::Inline(words) => &mut bytemuck::bytes_of_mut(words)[..self.len],
+        match self.slot {
+            None => &mut bytemuck::bytes_of_mut(&mut self.inline)[..self.len],
             // SAFETY: by the contract of `new`: in bounds, and written by nobody but through this loan.
-            Place::Slot { base, .. } => unsafe { core::slice::from_raw_parts_mut(base.as_ptr(), self.len) },
+            Some((base, _)) => unsafe { core::slice::from_raw_parts_mut(base.as_ptr(), self.len) },
         }
     }
 }
@@ -135,6 +133,7 @@ impl AsRef<[u8]> for Payload<'_> {
 }
 
 impl<'a> From<Loan<'a>> for Payload<'a> {
+    #[inline(always)]
     fn from(loan: Loan<'a>) -> Self {
         Payload::Loan(loan)
     }

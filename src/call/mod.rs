@@ -13,9 +13,9 @@ mod message;
 mod pending;
 mod request;
 
-pub use bus::{Bus, Hold, Outcome};
+pub use bus::{Bus, Hold, Refused};
 pub use bytes::PeerBytes;
-pub use loan::{Loan, Payload, Place};
+pub use loan::{Loan, Payload};
 pub use message::{Data, Message};
 pub use pending::{Pending, Ticket};
 pub use request::{Head, Request, reject};

@@ -1,7 +1,8 @@
 //! A call or an event that arrived.
 
-use super::{INLINE_REPLY, Loan, Message, Outcome, Payload};
+use super::{Bus, INLINE_REPLY, Loan, Message, Payload, Refused};
 use crate::error::{Error, Result};
+use crate::slots::SlotRef;
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::fmt;
@@ -65,6 +66,13 @@ impl Head {
     pub fn deadline(&self) -> Deadline {
         Deadline::from_nanos(self.deadline)
     }
+
+    /// How long a reply may wait for a slot: as long as its caller does; but not for ever, because a handler that waits for its
+    /// caller's slots might wait for itself.
+    #[inline(always)]
+    pub fn patience(&self) -> Option<Deadline> {
+        (self.deadline != 0).then(|| self.deadline())
+    }
 }
 
 impl<'a> Request<'a> {
@@ -104,10 +112,9 @@ impl<'a> Request<'a> {
     /// that waits for ever for its caller's slots might wait for itself; the link's end.
     #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'a>> {
-        let deadline = Some(self.head.deadline()).filter(|d| *d != Deadline::NEVER);
-        let place = self.message.hold().loan_reply(len, deadline)?;
+        let slot = self.message.hold().loan_reply(len, self.head.patience())?;
         // SAFETY: loaned just now, of this bus, for `len` bytes.
-        Ok(unsafe { Loan::new(place, len, self.message.hold().clone()) })
+        Ok(unsafe { Loan::new(slot, len, self.message.hold().clone()) })
     }
 
     /// Answers with a payload: bytes, copied once, or a loan.
@@ -119,25 +126,19 @@ impl<'a> Request<'a> {
     #[inline(always)]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
         match payload.into() {
-            Payload::Bytes(bytes) if bytes.len() <= INLINE_REPLY => self.answer(Outcome::Inline(bytes)),
-            payload => self.reply_loan(payload),
-        }
-    }
-
-    fn reply_loan(&mut self, payload: Payload<'_>) -> Result<()> {
-        let loan = match payload {
-            Payload::Loan(loan) => Ok(loan),
-            Payload::Bytes(bytes) => self.loan(bytes.len()).map(|mut loan| {
-                loan.copy_from_slice(bytes);
-                loan
-            }),
-        };
-        match loan {
-            Ok(loan) if loan.len() <= INLINE_REPLY => self.answer(Outcome::Inline(&loan)),
-            Ok(loan) => self.answer(Outcome::Reply(loan)),
-            Err(e) => {
-                self.answer(Outcome::Rejected(reject::NO_SLOT))?;
-                Err(e)
+            Payload::Bytes(bytes) => self.answer(|bus, head, released| bus.answer(head, bytes, released)),
+            Payload::Loan(loan) if loan.len() <= INLINE_REPLY => {
+                self.answer(|bus, head, released| bus.answer(head, &loan, released))
+            }
+            Payload::Loan(loan) => {
+                let len = loan.len();
+                match loan.into_slot(core::ptr::from_ref(&**self.message.hold()).cast()) {
+                    Ok(slot) => self.answer(|bus, head, released| bus.answer_in(head, slot, len, released)),
+                    Err(error) => {
+                        self.refuse(Refused::Rejected(reject::NO_SLOT))?;
+                        Err(error)
+                    }
+                }
             }
         }
     }
@@ -156,7 +157,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// The link's end.
     pub fn reject(mut self, code: u32) -> Result<()> {
-        self.answer(Outcome::Rejected(code))
+        self.refuse(Refused::Rejected(code))
     }
 
     /// Answers that there is no such method; the caller gets [`Error::NoSuchMethod`].
@@ -164,7 +165,7 @@ impl<'a> Request<'a> {
     /// # Errors
     /// The link's end.
     pub fn no_such_method(mut self) -> Result<()> {
-        self.answer(Outcome::NoSuchMethod)
+        self.refuse(Refused::NoSuchMethod)
     }
 
     /// Calls the other side while this request is being served: a nested call.
@@ -209,13 +210,18 @@ impl<'a> Request<'a> {
     }
 
     #[inline(always)]
-    fn answer(&mut self, outcome: Outcome<'_>) -> Result<()> {
+    fn answer(&mut self, answer: impl FnOnce(&dyn Bus, Head, Option<SlotRef>) -> Result<()>) -> Result<()> {
         if core::mem::replace(&mut self.answered, true) {
             return Ok(());
         }
         // The slot of the request goes back with the answer, which costs the caller no further cache line.
         let released = self.message.take_slot();
-        self.message.hold().answer(self.head, outcome, released)
+        answer(&**self.message.hold(), self.head, released)
+    }
+
+    #[inline]
+    fn refuse(&mut self, why: Refused) -> Result<()> {
+        self.answer(|bus, head, released| bus.refuse(head, why, released))
     }
 }
 
@@ -233,7 +239,7 @@ impl Drop for Request<'_> {
         if !self.answered {
             let panicking = std::thread::panicking();
             // There is nobody to tell: the link has ended.
-            let _ = self.answer(if panicking { Outcome::Panicked } else { Outcome::Rejected(reject::UNANSWERED) });
+            let _ = self.refuse(if panicking { Refused::Panicked } else { Refused::Rejected(reject::UNANSWERED) });
         }
     }
 }

@@ -170,11 +170,10 @@ impl Calls {
         self.cells.len() - cells.free.len()
     }
 
-    /// Notes that a call was published at `position`; `call` names cell and generation as on the wire.
+    /// Notes that a call is published at `position`.
     #[inline]
-    pub fn sent(&self, call: u64, position: u32) {
-        let generation = call >> 32;
-        self.cells[call as u32 as usize].sent.store(generation << 32 | u64::from(position), Ordering::Relaxed);
+    pub fn sent(&self, cell: u32, generation: u32, position: u32) {
+        self.cells[cell as usize].sent.store(u64::from(generation) << 32 | u64::from(position), Ordering::Relaxed);
     }
 
     /// Where a call was published; `None` while it is gathered in a batch.

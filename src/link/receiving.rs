@@ -5,7 +5,7 @@ use super::intake::{BAD_CELL, CHUNK, Taken};
 use super::sending::copy_short;
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
-use crate::call::{Bus, Data, Head, Message, Outcome, Payload, Place, Request, Ticket, reject};
+use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
@@ -14,7 +14,7 @@ use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
-use core::ptr;
+use core::ptr::{self, NonNull};
 use std::sync::Arc;
 
 thread_local! {
@@ -229,6 +229,69 @@ impl End {
         DEPTH.set(DEPTH.get() - 1);
     }
 
+    /// Answers a call with what `write` writes into the reply; it returns status and flags. Does not call `write`
+    /// if the caller has given up.
+    #[inline(always)]
+    fn answer_with(
+        &self,
+        head: Head,
+        released: Option<SlotRef>,
+        write: impl FnOnce(&mut words::ReplyBody) -> u32,
+    ) -> Result<()> {
+        let Some((index, generation)) = head.call() else { return Ok(()) };
+        if self.forked() {
+            return Err(Error::Forked);
+        }
+        // Asked before: once the reply is out, its caller may close the link, which is no failure of the reply.
+        let ended = self.ended.load(Ordering::Relaxed) != 0;
+        let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
+        let cell = self.ours.cells.at(index);
+        // SAFETY: the busy bit makes this call the only one of ours that writes the cell, until it is cleared.
+        let flags = unsafe {
+            cell.body.write_with(|body| {
+                *body = words::ReplyBody::default();
+                if given_up { reply::DISCARDED } else { write(body) }
+            })
+        };
+        cell.flags.store(if released.is_some() { flags | reply::RELEASED } else { flags }, Ordering::Relaxed);
+        // Before the word: as soon as that is out, the cell may be named again. Only a caller that does not wait for it can
+        // name it in between, and then no thread writes the body at the same time as another.
+        let late = mutant("call: busy until after its reply");
+        if !late {
+            self.intake.answered(index);
+        }
+        let order = if mutant("call: reply without release") { Ordering::Relaxed } else { Ordering::Release };
+        cell.word.store(generation, order);
+        if late {
+            self.intake.answered(index);
+        }
+        // In a batch, only who is asleep already: whoever falls asleep at this moment is seen when the batch ends.
+        if BATCH_OF.get() != ptr::from_ref(self) || self.theirs.control.sleepers.0.hint() != 0 {
+            self.notify_caller(index, generation, released.is_some());
+        }
+        match self.ended() {
+            Some(how) if ended => Err(how.refusal()),
+            _ => Ok(()),
+        }
+    }
+
+    fn answer_long(&self, head: Head, bytes: &[u8], released: Option<SlotRef>) -> Result<()> {
+        if head.call().is_none() {
+            return Ok(());
+        }
+        match self.slot(bytes.len(), head.patience()) {
+            Ok((base, slot)) => {
+                // SAFETY: loaned just now for as many bytes.
+                unsafe { base.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                self.answer_in(head, slot, bytes.len(), released)
+            }
+            Err(error) => {
+                self.refuse(head, Refused::Rejected(reject::NO_SLOT), released)?;
+                Err(error)
+            }
+        }
+    }
+
     pub(super) fn release_slot(&self, slot: SlotRef) {
         let before = &self.theirs.classes[..usize::from(slot.class())];
         // The reference was checked when it arrived.
@@ -255,76 +318,50 @@ impl Bus for End {
     }
 
     #[inline]
-    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Place> {
+    fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Option<(NonNull<u8>, SlotId)>> {
         if self.forked() {
             return Err(Error::Forked);
         }
-        self.place(len, words::INLINE_REPLY, deadline)
+        if len <= words::INLINE_REPLY { Ok(None) } else { self.slot(len, deadline).map(Some) }
     }
 
     #[inline]
-    fn answer(&self, head: Head, outcome: Outcome<'_>, released: Option<SlotRef>) -> Result<()> {
-        let Some((index, generation)) = head.call() else { return Ok(()) };
-        if self.forked() {
-            return Err(Error::Forked);
+    fn answer(&self, head: Head, bytes: &[u8], released: Option<SlotRef>) -> Result<()> {
+        if bytes.len() > words::INLINE_REPLY {
+            return self.answer_long(head, bytes, released);
         }
-        // Asked before: once the reply is out, its caller may close the link, which is no failure of the reply.
-        let ended = match self.ended.load(Ordering::Relaxed) {
-            0 => None,
-            _ => self.ended(),
-        };
-        let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
-        let mut body = words::ReplyBody::default();
-        let mut flags = if released.is_some() { reply::RELEASED } else { 0 };
-        match outcome {
-            // A loan is dropped here: its slot comes back at once.
-            _ if given_up => flags |= reply::DISCARDED,
-            Outcome::Reply(loan) if !loan.belongs_to(ptr::from_ref(self).cast()) => {
-                (flags, body.code) = (flags | reply::REJECTED, reject::NO_SLOT);
-            }
-            Outcome::Reply(loan) => {
-                flags |= reply::OK;
-                let (place, len) = loan.into_parts();
-                body.length = len as u64;
-                match place {
-                    Place::Inline(words) => body.inline = words,
-                    Place::Slot { slot, .. } => {
-                        flags |= reply::SLOT;
-                        body.inline[0] = self.arena.lend(slot).bits();
-                    }
-                }
-            }
-            Outcome::Inline(bytes) => {
-                flags |= reply::OK;
-                body.length = bytes.len() as u64;
-                copy_short(&mut body.inline, bytes);
-            }
-            Outcome::Rejected(code) => (flags, body.code) = (flags | reply::REJECTED, code),
-            Outcome::Panicked => flags |= reply::PANICKED,
-            Outcome::NoSuchMethod => (flags, body.code) = (flags | reply::NO_METHOD, head.method()),
+        self.answer_with(head, released, |body| {
+            body.length = bytes.len() as u64;
+            copy_short(&mut body.inline, bytes);
+            reply::OK
+        })
+    }
+
+    #[inline]
+    fn answer_in(&self, head: Head, slot: SlotId, len: usize, released: Option<SlotRef>) -> Result<()> {
+        let mut lent = false;
+        let result = self.answer_with(head, released, |body| {
+            lent = true;
+            body.length = len as u64;
+            body.inline[0] = self.arena.lend(slot).bits();
+            reply::OK | reply::SLOT
+        });
+        if !lent {
+            self.unloan(slot);
         }
-        let cell = self.ours.cells.at(index);
-        // SAFETY: the busy bit makes this call the only one of ours that writes the cell, until it is cleared.
-        unsafe { cell.body.write(body) };
-        cell.flags.store(flags, Ordering::Relaxed);
-        // Before the word: as soon as that is out, the cell may be named again. Only a caller that does not wait for it can
-        // name it in between, and then no thread writes the body at the same time as another.
-        let late = mutant("call: busy until after its reply");
-        if !late {
-            self.intake.answered(index);
-        }
-        let order = if mutant("call: reply without release") { Ordering::Relaxed } else { Ordering::Release };
-        cell.word.store(generation, order);
-        if late {
-            self.intake.answered(index);
-        }
-        if BATCH_OF.get() != ptr::from_ref(self) {
-            self.notify_caller(index, generation, released.is_some());
-        } else if self.theirs.control.sleepers.0.hint() != 0 {
-            // Asleep already; whoever falls asleep at this moment is seen when the batch ends.
-            self.notify_caller(index, generation, released.is_some());
-        }
-        ended.map_or(Ok(()), |ended| Err(ended.refusal()))
+        result
+    }
+
+    fn refuse(&self, head: Head, why: Refused, released: Option<SlotRef>) -> Result<()> {
+        self.answer_with(head, released, |body| {
+            let (status, code) = match why {
+                Refused::Rejected(code) => (reply::REJECTED, code),
+                Refused::Panicked => (reply::PANICKED, 0),
+                Refused::NoSuchMethod => (reply::NO_METHOD, head.method()),
+            };
+            body.code = code;
+            status
+        })
     }
 
     fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data> {

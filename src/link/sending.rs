@@ -9,12 +9,13 @@ use super::end::{End, Stop};
 use super::intake::Taken;
 use super::waiting::{ArenaSpot, SpaceSpot};
 use super::words::{self, Body, entry};
-use crate::call::{Loan, Message, Payload, Pending, Place, Ticket};
+use crate::call::{Bus, Loan, Message, Payload, Pending, Ticket};
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
 use crate::sync::{MutexGuard, Ordering, mutant};
 use crate::wake::{Deadline, Marks};
+use core::ptr::NonNull;
 use core::time::Duration;
 
 /// What the senders of one end share, under a lock.
@@ -34,16 +35,6 @@ impl Tx {
     pub(super) fn new(ring: Producer<Body>, cells: FreeCells) -> Self {
         Self { ring, reserved: 0, cells, space: Marks::default(), sent: 0, sent_bytes: 0 }
     }
-
-    #[inline(always)]
-    fn publish(&mut self, end: &End, tag: u32, body: &Body, bytes: u64) {
-        if tag as u8 == entry::CALL {
-            end.calls.sent(body.call, self.ring.next());
-        }
-        self.ring.publish(tag, *body);
-        self.sent += 1;
-        self.sent_bytes += bytes;
-    }
 }
 
 /// What a request needs besides its payload.
@@ -58,6 +49,9 @@ impl Needs {
     const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
     const CALL: Needs = Needs { kind: entry::CALL, parent: None };
 }
+
+/// Payloads up to this length are copied into their slot under the sender's lock.
+const COPIED_LATE: usize = 4096;
 
 /// What looking for room has shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,9 +71,9 @@ impl End {
         if self.forked() {
             return Err(Error::Forked);
         }
-        let place = self.place(len, words::INLINE_REQUEST, deadline)?;
+        let slot = if len > words::INLINE_REQUEST { Some(self.slot(len, deadline)?) } else { None };
         // SAFETY: loaned just now, of this end, for `len` bytes.
-        Ok(unsafe { Loan::new(place, len, self.hold()) })
+        Ok(unsafe { Loan::new(slot, len, self.hold()) })
     }
 
     /// Whether a slot for so many bytes can be had without waiting. A hint.
@@ -93,19 +87,15 @@ impl End {
         })
     }
 
-    /// Finds a place for `len` bytes, of which up to `inline` travel without a slot.
+    /// Loans a slot of at least `len` bytes: its address and its number.
     #[inline(always)]
-    pub(super) fn place(&self, len: usize, inline: usize, deadline: Option<Deadline>) -> Result<Place> {
-        if len <= inline {
-            return Ok(Place::Inline([0; 5]));
-        }
+    pub(super) fn slot(&self, len: usize, deadline: Option<Deadline>) -> Result<(NonNull<u8>, SlotId)> {
         let class = self.arena.class_for(len).map_err(|max| Error::TooLarge { len, max })?;
         let slot = match self.arena.loan(class) {
             Some(slot) => slot,
             None => self.wait_loan(class, deadline)?,
         };
-        let base = self.ours.classes[usize::from(class)].at(self.arena.index(slot));
-        Ok(Place::Slot { base, slot })
+        Ok((self.ours.classes[usize::from(class)].at(self.arena.index(slot)), slot))
     }
 
     #[cold]
@@ -131,21 +121,6 @@ impl End {
         }
     }
 
-    /// A payload that is too long for an entry, or a loan of any length, as a loan.
-    fn to_loan<'a>(&'a self, payload: Payload<'a>, deadline: Deadline, wait: bool) -> Result<Loan<'a>> {
-        match payload {
-            Payload::Bytes(bytes) => {
-                let mut loan = self.loan(bytes.len(), wait.then_some(deadline))?;
-                loan.copy_from_slice(bytes);
-                Ok(loan)
-            }
-            Payload::Loan(loan) if !loan.belongs_to(core::ptr::from_ref(self).cast()) => {
-                Err(Error::Unsupported { what: "a loan of another link" })
-            }
-            Payload::Loan(loan) => Ok(loan),
-        }
-    }
-
     /// Writes a short payload into an entry.
     #[inline(always)]
     fn carry_bytes(bytes: &[u8]) -> impl FnOnce(&mut Body) -> Option<SlotId> {
@@ -156,18 +131,40 @@ impl End {
         }
     }
 
-    /// Writes the reference to a loan's slot into an entry; from then on the slot belongs to the message.
-    fn carry_loan(&self, loan: Loan<'_>, needs: Needs) -> impl FnOnce(&mut Body) -> Option<SlotId> {
-        move |body| match loan.into_parts() {
-            (Place::Inline(_), _) => unreachable!("a loan without a slot is short"),
-            (Place::Slot { slot, .. }, len) => {
-                let reference = if needs.kind == entry::CALL { self.arena.ride(slot) } else { self.arena.lend(slot) };
-                body.length = 0;
-                body.inline[..2].copy_from_slice(&[reference.bits(), len as u64]);
-                Some(slot)
-            }
+    /// Writes the reference to a slot into an entry; from then on the slot belongs to the message.
+    #[inline(always)]
+    fn carry_slot(&self, slot: SlotId, len: usize, needs: Needs) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+        move |body| {
+            let reference = if needs.kind == entry::CALL { self.arena.ride(slot) } else { self.arena.lend(slot) };
+            body.length = 0;
+            body.inline[..2].copy_from_slice(&[reference.bits(), len as u64]);
+            Some(slot)
         }
     }
+
+    /// As [`carry_slot`](Self::carry_slot), and copies the payload there: a short one at the last moment, because a locked
+    /// instruction, or a value that is moved, between the copy and the publication would wait for all of its cache lines.
+    #[inline(always)]
+    fn carry_copy(
+        &self,
+        (base, slot): (NonNull<u8>, SlotId),
+        bytes: &[u8],
+        needs: Needs,
+    ) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+        // SAFETY: the slot was loaned for as many bytes, by the caller, and nobody else touches it.
+        let copy = move || unsafe { base.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        let late = bytes.len() <= COPIED_LATE;
+        if !late {
+            copy();
+        }
+        move |body| {
+            if late {
+                copy();
+            }
+            self.carry_slot(slot, bytes.len(), needs)(body)
+        }
+    }
+
 
     /// Completes an entry whose room is there: its tag, and its ticket if it is a call.
     #[inline(always)]
@@ -268,29 +265,47 @@ impl End {
             Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
                 self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
             }
-            payload => self.send_loan(needs, method, payload, deadline, wait),
+            Payload::Bytes(bytes) => self.send_long(needs, method, bytes, deadline, wait),
+            // No slot, or one that was cut so short that it is not worth its cache line.
+            Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
+                self.publish(needs, method, loan.len(), deadline, wait, Self::carry_bytes(&loan))
+            }
+            Payload::Loan(loan) => {
+                let len = loan.len();
+                let slot = loan.into_slot(core::ptr::from_ref(self).cast())?;
+                self.send_slot(needs, method, slot, len, deadline, wait)
+            }
         }
     }
 
-    fn send_loan(
+    fn send_long(
         &self,
         needs: Needs,
         method: u32,
-        payload: Payload<'_>,
+        bytes: &[u8],
         deadline: Deadline,
         wait: bool,
     ) -> Result<Option<Ticket>> {
         self.usable(needs.parent.is_some())?;
-        let loan = self.to_loan(payload, deadline, wait)?;
-        let len = loan.len();
-        if len <= words::INLINE_REQUEST {
-            // No slot, or one that was cut so short that it is not worth its cache line.
-            return self.publish(needs, method, len, deadline, wait, Self::carry_bytes(&loan));
-        }
-        self.publish(needs, method, len, deadline, wait, self.carry_loan(loan, needs))
+        let slot = self.slot(bytes.len(), wait.then_some(deadline))?;
+        let carry = self.carry_copy(slot, bytes, needs);
+        self.publish(needs, method, bytes.len(), deadline, wait, carry).inspect_err(|_| self.unloan(slot.1))
     }
 
-    /// Publishes one request. What `carry` holds is given back if there is no room.
+    fn send_slot(
+        &self,
+        needs: Needs,
+        method: u32,
+        slot: SlotId,
+        len: usize,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Option<Ticket>> {
+        let carry = self.carry_slot(slot, len, needs);
+        self.publish(needs, method, len, deadline, wait, carry).inspect_err(|_| self.unloan(slot))
+    }
+
+    /// Publishes one request. If it fails, `carry` was not called.
     #[inline(always)]
     fn publish(
         &self,
@@ -304,9 +319,15 @@ impl End {
         self.usable(needs.parent.is_some())?;
         let mut cell = None;
         let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
-        let mut body = Body { method, ..Body::default() };
-        let (tag, ticket) = Self::commit(&mut body, needs, cell, deadline, carry);
-        tx.publish(self, tag, &body, len as u64);
+        if let Some((cell, generation)) = cell {
+            self.calls.sent(cell, generation, tx.ring.next());
+        }
+        let ticket = tx.ring.publish_with(|body| {
+            *body = Body { method, ..Body::default() };
+            Self::commit(body, needs, cell, deadline, carry)
+        });
+        tx.sent += 1;
+        tx.sent_bytes += len as u64;
         drop(tx);
         self.notify(true, false);
         Ok(ticket)
@@ -472,7 +493,8 @@ impl<'a> Batch<'a> {
         let first = tx.ring.next();
         for (ahead, message) in (0..).zip(gathered) {
             if message.tag as u8 == entry::CALL {
-                end.calls.sent(message.value.call, first.wrapping_add(ahead));
+                let call = message.value.call;
+                end.calls.sent(call as u32, (call >> 32) as u32, first.wrapping_add(ahead));
             }
         }
         tx.ring.publish_all(gathered);
@@ -502,32 +524,36 @@ impl<'a> Batch<'a> {
             Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
                 self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
             }
-            payload => self.push_loan(needs, method, payload, deadline, wait),
+            Payload::Bytes(bytes) => self.push_long(needs, method, bytes, deadline, wait),
+            Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
+                self.gather(needs, method, loan.len(), deadline, wait, End::carry_bytes(&loan))
+            }
+            Payload::Loan(loan) => {
+                let (end, len) = (self.end, loan.len());
+                let slot = loan.into_slot(core::ptr::from_ref(end).cast())?;
+                let carry = end.carry_slot(slot, len, needs);
+                self.gather(needs, method, len, deadline, wait, carry).inspect_err(|_| end.unloan(slot))
+            }
         }
     }
 
-    fn push_loan(
+    fn push_long(
         &mut self,
         needs: Needs,
         method: u32,
-        payload: Payload<'_>,
+        bytes: &[u8],
         deadline: Deadline,
         wait: bool,
     ) -> Result<Option<Ticket>> {
         let end = self.end;
         end.usable(false)?;
-        if let Payload::Bytes(bytes) = &payload
-            && !end.has_slot(bytes.len())
-        {
+        if !end.has_slot(bytes.len()) {
             // What is gathered may be what the other side has to see before it gives slots back.
             self.flush();
         }
-        let loan = end.to_loan(payload, deadline, wait)?;
-        let len = loan.len();
-        if len <= words::INLINE_REQUEST {
-            return self.gather(needs, method, len, deadline, wait, End::carry_bytes(&loan));
-        }
-        self.gather(needs, method, len, deadline, wait, end.carry_loan(loan, needs))
+        let slot = end.slot(bytes.len(), wait.then_some(deadline))?;
+        let carry = end.carry_copy(slot, bytes, needs);
+        self.gather(needs, method, bytes.len(), deadline, wait, carry).inspect_err(|_| end.unloan(slot.1))
     }
 
     #[inline(always)]

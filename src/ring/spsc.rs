@@ -137,8 +137,19 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.
     #[inline(always)]
     pub fn publish(&mut self, tag: u32, value: T) {
-        self.write(0, tag, value);
+        self.publish_with(|to| {
+            *to = value;
+            (tag, ())
+        });
+    }
+
+    /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free, and which `write`
+    /// writes where it will lie. It returns the tag, and what else it likes.
+    #[inline(always)]
+    pub fn publish_with<R>(&mut self, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
+        let result = self.write(0, write);
         self.next = self.next.wrapping_add(1);
+        result
     }
 
     /// Publishes messages from position [`next`](Self::next) on, as many as [`room`](Self::room) has shown to be free.
@@ -148,13 +159,16 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     #[inline]
     pub fn publish_all(&mut self, messages: &[Message<T>]) {
         for (ahead, message) in messages.iter().enumerate().rev() {
-            self.write(ahead as u32, message.tag, message.value);
+            self.write(ahead as u32, |value| {
+                *value = message.value;
+                (message.tag, ())
+            });
         }
         self.next = self.next.wrapping_add(messages.len() as u32);
     }
 
     #[inline(always)]
-    fn write(&mut self, ahead: u32, tag: u32, value: T) {
+    fn write<R>(&mut self, ahead: u32, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
         debug_assert!(self.next.wrapping_sub(self.taken) + ahead < self.capacity);
         let position = self.next.wrapping_add(ahead);
         let at = (position & (self.capacity - 1)) as usize;
@@ -162,9 +176,10 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         // `pos`, loaded with acquire, has passed the position it held before.
         unsafe {
             let entry = self.entries.add(at).as_ref();
-            entry.value.write(value);
+            let (tag, result) = entry.value.write_with(write);
             let order = if mutant("spsc: publish without release") { Ordering::Relaxed } else { Ordering::Release };
             entry.word.store(u64::from(position.wrapping_add(1)) | u64::from(tag) << 32, order);
+            result
         }
     }
 }

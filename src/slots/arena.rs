@@ -56,12 +56,20 @@ pub struct Stock {
     pub marks: Marks,
 }
 
+/// What the owner knows about a slot.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Generation in the low bits, and [`LENT`].
+    state: AtomicU32,
+    /// The generation that the peer has named last, or will: that of the last loan to it.
+    named: AtomicU32,
+}
+
 /// The owner's side of an arena.
 #[derive(Debug)]
 pub struct Arena {
     classes: Box<[Class]>,
-    /// Generation in the low bits, and [`LENT`].
-    slots: Box<[AtomicU32]>,
+    slots: Box<[Slot]>,
     released: Array<PeerWord>,
     /// For each numbered thread a line, or a few, with one place for each class.
     places: Box<[CachePadded<[AtomicU32; PLACES]>]>,
@@ -96,7 +104,7 @@ impl Arena {
             .collect();
         assert!(first <= released.count());
         Self {
-            slots: (0..first).map(|_| AtomicU32::new(0)).collect(),
+            slots: (0..first).map(|_| Slot::default()).collect(),
             places: (0..NUMBERED_THREADS)
                 .map(|_| CachePadded::new(core::array::from_fn(|_| AtomicU32::new(0))))
                 .collect(),
@@ -163,7 +171,7 @@ impl Arena {
     fn sweep(&self, class: u8, stock: &mut Stock) {
         let c = &self.classes[class as usize];
         for number in c.first..c.first + stock.used[class as usize] {
-            let word = &self.slots[number as usize];
+            let word = &self.slots[number as usize].state;
             let state = word.load(Ordering::Relaxed);
             if state & LENT == 0 {
                 continue;
@@ -217,11 +225,15 @@ impl Arena {
     }
 
     /// Lends a loaned slot to the peer, which gives it back by name. Before the reference is published.
+    #[inline(always)]
     pub fn lend(&self, slot: SlotId) -> SlotRef {
-        self.leave(slot, LENT)
+        let reference = self.leave(slot, LENT);
+        self.slots[slot.number as usize].named.store(reference.generation(), Ordering::Relaxed);
+        reference
     }
 
     /// Sends a loaned slot along with a call: the reply gives it back, or says that it did not, see [`detach`](Self::detach).
+    #[inline(always)]
     pub fn ride(&self, slot: SlotId) -> SlotRef {
         if mutant("arena: riding slot free") {
             self.give_back(slot);
@@ -229,12 +241,14 @@ impl Arena {
         self.leave(slot, 0)
     }
 
+    #[inline(always)]
     fn leave(&self, slot: SlotId, state: u32) -> SlotRef {
-        let word = &self.slots[slot.number as usize];
+        let Slot { state: word, named } = &self.slots[slot.number as usize];
         let mut generation = (word.load(Ordering::Relaxed) + 1) & GENERATION;
         // Slots that ride use up generations that the peer never names. The one it named last must not come round to a slot
-        // that is lent: it would look given back already.
-        if generation == self.released.at(slot.number).hint() && !mutant("arena: a generation comes round") {
+        // that is lent: it would look given back already. (The peer's own word says which that was, but looking there would
+        // take a cache line from it, and back, with every message.)
+        if generation == named.load(Ordering::Relaxed) && !mutant("arena: a generation comes round") {
             generation = (generation + 1) & GENERATION;
         }
         word.store(generation | state, Ordering::Relaxed);
@@ -243,14 +257,16 @@ impl Arena {
 
     /// The reply did not give a riding slot back: the peer will by name, like any lent slot.
     pub fn detach(&self, slot: SlotId) {
-        let word = &self.slots[slot.number as usize];
-        word.store(word.load(Ordering::Relaxed) | LENT, Ordering::Relaxed);
+        let Slot { state, named } = &self.slots[slot.number as usize];
+        let generation = state.load(Ordering::Relaxed);
+        named.store(generation, Ordering::Relaxed);
+        state.store(generation | LENT, Ordering::Relaxed);
     }
 
     /// Makes every slot as old as if it had left `generation` times, for models near the wrap.
     #[cfg(busway_loom)]
     pub fn age(&self, generation: u32) {
-        self.slots.iter().for_each(|word| word.store(generation & GENERATION, Ordering::Relaxed));
+        self.slots.iter().for_each(|slot| slot.state.store(generation & GENERATION, Ordering::Relaxed));
     }
 
     /// The lock, for threads that begin or end to wait for a slot.

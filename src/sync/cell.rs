@@ -37,18 +37,28 @@ impl<T: NoUninit + AnyBitPattern> PeerCell<T> {
     /// Replaces the value.
     ///
     /// # Safety
+    /// As [`write_with`](Self::write_with).
+    #[inline(always)]
+    pub unsafe fn write(&self, value: T) {
+        // SAFETY: by this function's contract.
+        unsafe { self.write_with(|to| *to = value) }
+    }
+
+    /// Writes the value where it lies: built elsewhere and moved here, it would have to leave the store buffer in between.
+    ///
+    /// # Safety
     /// No other thread of this process writes or reads the cell at the same time, the cell lies in memory that this process
     /// may write, and honest readers are kept out by the word beside the cell.
     #[inline(always)]
-    pub unsafe fn write(&self, value: T) {
+    pub unsafe fn write_with<R>(&self, write: impl FnOnce(&mut T) -> R) -> R {
         #[cfg(not(busway_loom))]
-        // SAFETY: exclusive by this function's contract.
+        // SAFETY: exclusive by this function's contract, and any bits are a valid `T`.
         unsafe {
-            self.0.get().write(value)
+            write(&mut *self.0.get())
         }
         #[cfg(busway_loom)]
         // SAFETY: as above, and loom checks it.
-        self.0.with_mut(|p| unsafe { p.write(value) })
+        self.0.with_mut(|p| unsafe { write(&mut *p) })
     }
 
     /// Copies the value out, once.
