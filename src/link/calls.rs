@@ -12,7 +12,8 @@
 
 use crate::call::Ticket;
 use crate::sync::{
-    AtomicU32, AtomicU64, FutexWord, NUMBERED_THREADS, Ordering, futex_wait, futex_wake, mutant, thread_number,
+    AtomicBool, AtomicU32, AtomicU64, FutexWord, NUMBERED_THREADS, Ordering, futex_wait, futex_wake, mutant,
+    thread_number,
 };
 use crate::wake::Deadline;
 use core::time::Duration;
@@ -37,8 +38,9 @@ pub struct Calls {
     /// A cell kept warm for each thread, plus one. Only the thread fills its place; it is emptied under the lock of
     /// [`FreeCells`].
     places: Box<[CachePadded<AtomicU32>]>,
-    /// Cells that found their thread's place taken, a bit each; collected under the lock.
-    strays: Box<[AtomicU64]>,
+    /// Which cells found their thread's place taken; collected under the lock. A flag each, because only the holder of a cell
+    /// sets it: a shared word would take a locked instruction, which waits for everything before it.
+    strays: Box<[AtomicBool]>,
     /// Threads that wait for a cell, and the word they sleep on.
     waiting: AtomicU32,
     freed: AtomicU32,
@@ -65,7 +67,7 @@ impl Calls {
         let calls = Self {
             cells: (0..count).map(cell).collect(),
             places: (0..NUMBERED_THREADS).map(|_| CachePadded::new(AtomicU32::new(0))).collect(),
-            strays: (0..count.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            strays: (0..count).map(|_| AtomicBool::new(false)).collect(),
             waiting: AtomicU32::new(0),
             freed: AtomicU32::new(0),
             given_up: AtomicU32::new(0),
@@ -105,12 +107,11 @@ impl Calls {
     fn collect(&self, cells: &mut FreeCells) {
         let acquire =
             if mutant("call: cell collected without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
-        for (word, strays) in (0..).zip(&self.strays) {
+        for (cell, stray) in (0..).zip(&self.strays) {
             // Acquire meets the release of whoever was the last to read the cell; so below.
-            let mut bits = strays.swap(0, acquire);
-            while bits != 0 {
-                cells.free.push(word * 64 + bits.trailing_zeros());
-                bits &= bits - 1;
+            if stray.load(acquire) {
+                stray.store(false, Ordering::Relaxed);
+                cells.free.push(cell);
             }
         }
         for place in &self.places {
@@ -131,7 +132,7 @@ impl Calls {
         {
             place.store(cell + 1, release);
         } else {
-            self.strays[cell as usize / 64].fetch_or(1 << (cell % 64), release);
+            self.strays[cell as usize].store(true, release);
         }
         if self.waiting.load(Ordering::Relaxed) > 0 {
             self.wake_one();

@@ -7,7 +7,7 @@ use super::words::{self, reply};
 use crate::call::{Data, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
-use crate::sync::{Ordering, fence, mutant};
+use crate::sync::{Ordering, fence, mutant, prefetch_read};
 use crate::wake::HOW_BITS;
 
 impl End {
@@ -187,7 +187,9 @@ impl End {
         let class = self.theirs.classes.get(usize::from(slot.class()));
         match class {
             Some(class) if slot.segment() == 0 && slot.index() < class.count && len <= class.size.into() => {
-                Ok(Data::in_slot(class.at(slot.index()), len as usize, slot, self.options.trusted))
+                let base = class.at(slot.index());
+                prefetch_read(base, len as usize);
+                Ok(Data::in_slot(base, len as usize, slot, self.options.trusted))
             }
             _ => Err(self.poison(Violation::SlotReference)),
         }

@@ -165,7 +165,6 @@ impl End {
         }
     }
 
-
     /// Completes an entry whose room is there: its tag, and its ticket if it is a call.
     #[inline(always)]
     fn commit(

@@ -124,6 +124,9 @@ pub fn spin_loop() {
 }
 
 /// A model has no caches.
+pub fn prefetch_read(_at: core::ptr::NonNull<u8>, _len: usize) {}
+
+/// As above.
 pub fn prefetch_write<T>(_line: &T) {}
 
 /// Lets another thread run.

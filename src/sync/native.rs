@@ -216,6 +216,26 @@ pub fn prefetch_write<T>(line: &T) {
     let _ = line;
 }
 
+/// Asks for the first cache lines of what is about to be read; the processor itself finds what follows.
+#[inline(always)]
+pub fn prefetch_read(at: ptr::NonNull<u8>, len: usize) {
+    for offset in (0..len.min(512)).step_by(64) {
+        let line = at.as_ptr().wrapping_add(offset);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: a hint; it changes no memory, whatever the address.
+        unsafe {
+            core::arch::asm!("prefetcht0 byte ptr [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(all(target_arch = "aarch64", not(miri)))]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("prfm pldl1keep, [{0}]", in(reg) line, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(miri)]
+        let _ = line;
+    }
+}
+
 /// Gives the CPU to another thread that wants it.
 pub fn yield_now() {
     rustix::thread::sched_yield();

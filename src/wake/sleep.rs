@@ -44,9 +44,8 @@ impl Sleep {
     ) -> (Option<R>, bool) {
         spot.bells(|bells| {
             spot.park(How::Futex);
-            let found = self.guarded(gate, look, || {
-                futex_wait_any(bells, deadline.sooner(FUTEX_STAGE).until()) != Woken::Look
-            });
+            let found =
+                self.guarded(gate, look, || futex_wait_any(bells, deadline.sooner(FUTEX_STAGE).until()) != Woken::Look);
             spot.unpark(How::Futex);
             found
         })
