@@ -67,16 +67,25 @@ impl<'a> PeerBytes<'a> {
     }
 
     /// Copies a value out of the bytes at `at`; `None` if it does not fit there. Needs no alignment.
-    #[inline]
+    #[inline(always)]
     pub fn read<T: AnyBitPattern>(&self, at: usize) -> Option<T> {
-        if at.checked_add(size_of::<T>())? > self.len {
-            return None;
-        }
-        let mut value = MaybeUninit::<T>::uninit();
-        // SAFETY: in bounds; the target is ours; any bits are a valid `T`.
+        let fits = at.checked_add(size_of::<T>()).is_some_and(|end| end <= self.len);
+        // SAFETY: in bounds.
+        fits.then(|| unsafe { self.value(at) })
+    }
+
+    /// # Safety
+    /// The bytes of a `T` from `at` on are inside.
+    #[inline(always)]
+    pub(super) unsafe fn value<T: AnyBitPattern>(&self, at: usize) -> T {
+        // SAFETY: in bounds by this function's contract; the target is ours; any bits are a valid `T`.
         unsafe {
-            self.copy_out(at, value.as_mut_ptr().cast(), size_of::<T>());
-            Some(value.assume_init())
+            if self.private {
+                return self.base.as_ptr().add(at).cast::<T>().read_unaligned();
+            }
+            let mut value = MaybeUninit::<T>::uninit();
+            copy(self.base.as_ptr().add(at), value.as_mut_ptr().cast(), size_of::<T>());
+            value.assume_init()
         }
     }
 

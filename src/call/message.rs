@@ -116,8 +116,11 @@ impl<'a> Message<'a> {
     /// [`Error::WrongSize`] if the payload is not exactly as long as a `T`.
     #[inline(always)]
     pub fn read<T: AnyBitPattern>(&self) -> Result<T> {
-        let wrong = Error::WrongSize { len: self.len(), want: size_of::<T>() };
-        if self.len() != size_of::<T>() { Err(wrong) } else { self.bytes().read(0).ok_or(wrong) }
+        if self.len() != size_of::<T>() {
+            return Err(Error::WrongSize { len: self.len(), want: size_of::<T>() });
+        }
+        // SAFETY: as long as a `T`.
+        Ok(unsafe { self.bytes().value(0) })
     }
 
     /// A copy of the payload.
