@@ -8,6 +8,7 @@ use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::wake::Deadline;
 use core::fmt;
+use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::NonNull;
 use std::sync::Arc;
@@ -30,8 +31,8 @@ pub trait Bus: Send + Sync {
     fn refuse(&self, head: Head, why: Refused, released: Option<SlotRef>) -> Result<()>;
     /// Calls the other side on behalf of a call that is being served, and waits for the reply.
     fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data>;
-    /// Waits for the reply of a call until its deadline, and takes it.
-    fn finish(&self, ticket: &Ticket) -> Result<Data>;
+    /// Waits for the reply of a call until its deadline, and takes it to where it will stay. Written if there is no error.
+    fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()>;
     /// Whether `finish` would return at once.
     fn is_finished(&self, ticket: &Ticket) -> bool;
     /// Gives a call up.

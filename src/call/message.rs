@@ -15,28 +15,37 @@ pub struct Message<'a> {
 
 /// Where a payload lies.
 ///
-/// Not an enum: variants that share their bytes would keep the compiler from taking a message apart into registers.
+/// Not an enum, and made of whole words: variants that share their bytes would keep the compiler from taking a message apart
+/// into registers, and a value that was written in parts and is moved as words waits in the store buffer, some 5 ns each time.
 #[derive(Clone, Copy, Debug)]
 pub struct Data {
     /// The payload itself, if it came with the message: private memory.
     words: [u64; 5],
+    /// Its length, and [`TRUSTED`].
     len: usize,
     /// In a slot of the other side, otherwise.
     slot: Option<(NonNull<u8>, SlotRef)>,
-    trusted: bool,
 }
+
+/// Nobody changes the payload.
+const TRUSTED: usize = 1 << (usize::BITS - 1);
 
 impl Data {
     /// A payload of `len` bytes, at most 40, that came with its message.
     #[inline(always)]
     pub fn inline(words: [u64; 5], len: usize) -> Self {
-        Self { words, len, slot: None, trusted: true }
+        Self { words, len: len | TRUSTED, slot: None }
     }
 
     /// A payload in a slot of the other side, at `base`.
     #[inline(always)]
     pub fn in_slot(base: NonNull<u8>, len: usize, slot: SlotRef, trusted: bool) -> Self {
-        Self { words: [0; 5], len, slot: Some((base, slot)), trusted }
+        Self { words: [0; 5], len: if trusted { len | TRUSTED } else { len }, slot: Some((base, slot)) }
+    }
+
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.len & !TRUSTED
     }
 
     /// The slot, if it is in one.
@@ -73,7 +82,7 @@ impl<'a> Message<'a> {
     /// Length in bytes.
     #[inline(always)]
     pub fn len(&self) -> usize {
-        self.data.len
+        self.data.len()
     }
 
     /// Whether there is no payload.
@@ -85,9 +94,9 @@ impl<'a> Message<'a> {
     #[inline(always)]
     pub fn bytes(&self) -> PeerBytes<'_> {
         match self.data.slot {
-            None => PeerBytes::from(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
+            None => PeerBytes::from(&bytemuck::bytes_of(&self.data.words)[..self.data.len()]),
             // SAFETY: valid for `len` bytes while the message holds the slot and the mapping; ours is a read-only mapping.
-            Some((base, _)) => unsafe { PeerBytes::new(base, self.data.len) },
+            Some((base, _)) => unsafe { PeerBytes::new(base, self.data.len()) },
         }
     }
 
@@ -96,10 +105,10 @@ impl<'a> Message<'a> {
     #[inline(always)]
     pub fn as_slice(&self) -> Option<&[u8]> {
         match self.data.slot {
-            None => Some(&bytemuck::bytes_of(&self.data.words)[..self.data.len]),
-            Some((base, _)) if self.data.trusted => {
+            None => Some(&bytemuck::bytes_of(&self.data.words)[..self.data.len()]),
+            Some((base, _)) if self.data.len & TRUSTED != 0 => {
                 // SAFETY: valid for `len` bytes; the sender leaves a slot alone until it is released, and is trusted to.
-                Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len) })
+                Some(unsafe { core::slice::from_raw_parts(base.as_ptr(), self.data.len()) })
             }
             Some(_) => None,
         }

@@ -4,57 +4,85 @@ use super::{Hold, Message};
 use crate::error::Result;
 use crate::slots::arena::SlotId;
 use crate::wake::Deadline;
+use core::mem::MaybeUninit;
 
 /// A call under way. Dropping it gives the call up, as its deadline does: a reply that comes later is discarded.
 #[derive(Debug)]
 #[must_use = "dropping a pending call gives it up"]
 pub struct Pending<'a> {
-    ticket: Option<Ticket>,
+    /// [`Ticket::NONE`] once it was waited for.
+    ticket: Ticket,
     hold: Hold<'a>,
 }
 
-/// What the bus knows a call under way by.
-#[derive(Clone, Copy, Debug)]
+/// What the bus knows a call under way by: three whole words, like all that moves with every message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ticket {
-    /// Reply cell and generation.
-    pub cell: u32,
-    pub generation: u32,
+    /// As on the wire: the reply cell in the lower half, the generation in the upper one.
+    call: u64,
     /// The request's slot, if it has one.
     pub slot: Option<SlotId>,
     pub deadline: Deadline,
 }
 
+impl Ticket {
+    /// That of no call.
+    pub const NONE: Ticket = Ticket { call: u64::MAX, slot: None, deadline: Deadline::NEVER };
+
+    /// The ticket of a call that is answered in `cell`.
+    #[inline(always)]
+    pub fn new(cell: u32, generation: u32, slot: Option<SlotId>, deadline: Deadline) -> Self {
+        Self { call: u64::from(generation) << 32 | u64::from(cell), slot, deadline }
+    }
+
+    /// The reply cell.
+    #[inline(always)]
+    pub fn cell(&self) -> u32 {
+        self.call as u32
+    }
+
+    /// The generation of the call.
+    #[inline(always)]
+    pub fn generation(&self) -> u32 {
+        (self.call >> 32) as u32
+    }
+}
+
 impl<'a> Pending<'a> {
     pub(crate) fn new(ticket: Ticket, hold: Hold<'a>) -> Self {
-        Self { ticket: Some(ticket), hold }
+        Self { ticket, hold }
     }
 
     /// Waits for the reply until the call's deadline.
     ///
     /// # Errors
     /// As [`Link::call`](crate::Link::call).
+    #[inline(always)]
     pub fn wait(mut self) -> Result<Message<'a>> {
-        let Some(ticket) = self.ticket.take() else { unreachable!("a finished call cannot be waited for") };
-        let data = self.hold.finish(&ticket)?;
-        // SAFETY: received over this bus, and nobody else has it.
-        Ok(unsafe { Message::new(data, self.hold.clone()) })
+        let ticket = core::mem::replace(&mut self.ticket, Ticket::NONE);
+        let mut data = MaybeUninit::uninit();
+        self.hold.finish(&ticket, &mut data)?;
+        // SAFETY: received over this bus, and nobody else has it; written where `finish` succeeds.
+        Ok(unsafe { Message::new(data.assume_init(), self.hold.clone()) })
     }
 
     /// Whether waiting would return at once. Never blocks.
     pub fn is_ready(&self) -> bool {
-        self.ticket.as_ref().is_none_or(|ticket| self.hold.is_finished(ticket))
+        self.hold.is_finished(&self.ticket)
     }
 
     /// Independent of what it was borrowed from.
     pub fn into_owned(mut self) -> Pending<'static> {
-        Pending { ticket: self.ticket.take(), hold: self.hold.clone().into_owned() }
+        let ticket = core::mem::replace(&mut self.ticket, Ticket::NONE);
+        Pending { ticket, hold: self.hold.clone().into_owned() }
     }
 }
 
 impl Drop for Pending<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.hold.give_up(&ticket);
+        if self.ticket.call != Ticket::NONE.call {
+            self.hold.give_up(&self.ticket);
         }
     }
 }

@@ -179,8 +179,8 @@ impl Calls {
 
     /// Where a call was published; `None` while it is gathered in a batch.
     pub fn position(&self, ticket: &Ticket) -> Option<u32> {
-        let sent = self.cells[ticket.cell as usize].sent.load(Ordering::Relaxed);
-        (sent >> 32 == u64::from(ticket.generation)).then_some(sent as u32)
+        let sent = self.cells[ticket.cell() as usize].sent.load(Ordering::Relaxed);
+        (sent >> 32 == u64::from(ticket.generation())).then_some(sent as u32)
     }
 
     /// Puts a call on the list of those given up, under the lock.

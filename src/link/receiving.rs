@@ -368,8 +368,9 @@ impl Bus for End {
         self.finish_call(&self.nested(parent, method, payload, deadline)?)
     }
 
-    fn finish(&self, ticket: &Ticket) -> Result<Data> {
-        self.finish_call(ticket)
+    fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
+        to.write(self.finish_call(ticket)?);
+        Ok(())
     }
 
     fn is_finished(&self, ticket: &Ticket) -> bool {

@@ -13,7 +13,7 @@ use crate::wake::HOW_BITS;
 impl End {
     #[inline(always)]
     pub(super) fn arrived(&self, ticket: &Ticket) -> bool {
-        self.theirs.cells.at(ticket.cell).word.hint() == ticket.generation
+        self.theirs.cells.at(ticket.cell()).word.hint() == ticket.generation()
     }
 
     /// Waits for a reply and takes it; gives the call up when the wait ends without.
@@ -38,7 +38,7 @@ impl End {
     fn wait_reply(&self, ticket: &Ticket) -> Result<()> {
         let handler = self.handler.get();
         let words = self.intake_words();
-        let parent = handler.map(|_| ticket.cell);
+        let parent = handler.map(|_| ticket.cell());
         loop {
             let spot = ReplySpot { end: self, ticket, words, children: handler.is_some() };
             let waited = self.wait(&spot, ticket.deadline, true, None, || {
@@ -57,7 +57,7 @@ impl End {
             match waited {
                 Ok((None, spun)) => {
                     if spun {
-                        self.calls.spin_paid(ticket.cell);
+                        self.calls.spin_paid(ticket.cell());
                     }
                     return Ok(());
                 }
@@ -95,8 +95,8 @@ impl End {
 
     /// Gives a call up: returns false if so, true if its reply has come after all and is to be taken.
     pub(super) fn give_up_call(&self, ticket: &Ticket) -> bool {
-        let word = self.ours.call_words.at(ticket.cell);
-        word.store(ticket.generation << HOW_BITS | words::GIVEN_UP, Ordering::Relaxed);
+        let word = self.ours.call_words.at(ticket.cell());
+        word.store(ticket.generation() << HOW_BITS | words::GIVEN_UP, Ordering::Relaxed);
         if !mutant("call: given up without fence") {
             fence(Ordering::SeqCst);
         }
@@ -105,7 +105,7 @@ impl End {
             return true;
         }
         if super::calls::frees_at_once() {
-            self.calls.put(&mut tx.cells, ticket.cell);
+            self.calls.put(&mut tx.cells, ticket.cell());
         } else {
             self.calls.list_given_up(&mut tx.cells, *ticket);
         }
@@ -127,7 +127,7 @@ impl End {
                 self.release_slot(slot);
                 released = true;
             }
-            self.calls.put(&mut tx.cells, ticket.cell);
+            self.calls.put(&mut tx.cells, ticket.cell());
         }
         if released {
             self.notify(false, true);
@@ -138,18 +138,18 @@ impl End {
     #[inline(always)]
     pub(super) fn take_reply(&self, ticket: &Ticket) -> Result<Data> {
         if mutant("call: cell free before its reply is read") {
-            self.calls.keep(ticket.cell);
+            self.calls.keep(ticket.cell());
             return self.read_reply(ticket);
         }
         let result = self.read_reply(ticket);
-        self.calls.keep(ticket.cell);
+        self.calls.keep(ticket.cell());
         result
     }
 
     /// Reads a reply, once, and checks the copy.
     #[inline(always)]
     fn read_reply(&self, ticket: &Ticket) -> Result<Data> {
-        let cell = self.theirs.cells.at(ticket.cell);
+        let cell = self.theirs.cells.at(ticket.cell());
         if !mutant("call: reply without acquire") {
             cell.word.load(); // acquires what the replier wrote
         }

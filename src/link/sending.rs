@@ -173,15 +173,15 @@ impl End {
         cell: Option<CellOf>,
         deadline: Deadline,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
-    ) -> (u32, Option<Ticket>) {
+    ) -> (u32, Ticket) {
         let slot = carry(body);
         body.deadline = deadline.as_nanos();
         let flags = if slot.is_some() { entry::SLOT } else { 0 };
         let parent = needs.parent.map_or(0, |cell| cell + 1);
         let tag = u32::from(needs.kind) | u32::from(flags) << 8 | parent << 16;
-        let Some((cell, generation)) = cell else { return (tag, None) };
+        let Some((cell, generation)) = cell else { return (tag, Ticket::NONE) };
         body.call = u64::from(generation) << 32 | u64::from(cell);
-        (tag, Some(Ticket { cell, generation, slot, deadline }))
+        (tag, Ticket::new(cell, generation, slot, deadline))
     }
 
     /// Looks for room in the ring and, for a call, takes a cell.
@@ -259,7 +259,7 @@ impl End {
         payload: Payload<'_>,
         deadline: Deadline,
         wait: bool,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         match payload {
             Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
                 self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
@@ -284,7 +284,7 @@ impl End {
         bytes: &[u8],
         deadline: Deadline,
         wait: bool,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         self.usable(needs.parent.is_some())?;
         let slot = self.slot(bytes.len(), wait.then_some(deadline))?;
         let carry = self.carry_copy(slot, bytes, needs);
@@ -299,7 +299,7 @@ impl End {
         len: usize,
         deadline: Deadline,
         wait: bool,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         let carry = self.carry_slot(slot, len, needs);
         self.publish(needs, method, len, deadline, wait, carry).inspect_err(|_| self.unloan(slot))
     }
@@ -314,7 +314,7 @@ impl End {
         deadline: Deadline,
         wait: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         self.usable(needs.parent.is_some())?;
         let mut cell = None;
         let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
@@ -342,14 +342,14 @@ impl End {
     #[inline]
     pub fn submit(&self, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Pending<'_>> {
         let ticket = self.send(Needs::CALL, method, payload, deadline, wait)?;
-        Ok(Pending::new(of_call(ticket), self.hold()))
+        Ok(Pending::new(ticket, self.hold()))
     }
 
     /// Sends a call and waits for its reply.
     #[inline(always)]
     pub fn call(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
         let ticket = self.send(Needs::CALL, method, payload, deadline, true)?;
-        let data = self.finish_call(&of_call(ticket))?;
+        let data = self.finish_call(&ticket)?;
         // SAFETY: received here just now.
         Ok(unsafe { Message::new(data, self.hold()) })
     }
@@ -357,7 +357,7 @@ impl End {
     /// Sends a call nested in another, without waiting for room.
     pub(super) fn nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
         let needs = Needs { kind: entry::CALL, parent: Some(parent) };
-        self.send(needs, method, payload, deadline, false).map(of_call)
+        self.send(needs, method, payload, deadline, false)
     }
 }
 
@@ -374,13 +374,6 @@ where
         16 => to[..16].copy_from_slice(bytes),
         8 => to[..8].copy_from_slice(bytes),
         len => to[..len].copy_from_slice(bytes),
-    }
-}
-
-fn of_call(ticket: Option<Ticket>) -> Ticket {
-    match ticket {
-        Some(ticket) => ticket,
-        None => unreachable!("a call has a cell"),
     }
 }
 
@@ -463,7 +456,7 @@ impl<'a> Batch<'a> {
         deadline: impl Into<Deadline>,
     ) -> Result<Pending<'a>> {
         let ticket = self.push(Needs::CALL, method, payload.into(), deadline.into(), true)?;
-        Ok(Pending::new(of_call(ticket), self.end.hold()))
+        Ok(Pending::new(ticket, self.end.hold()))
     }
 
     /// As [`Link::try_submit`](crate::Link::try_submit). Waiting for the call before it has left is [`Error::Unsupported`].
@@ -478,7 +471,7 @@ impl<'a> Batch<'a> {
         deadline: impl Into<Deadline>,
     ) -> Result<Pending<'a>> {
         let ticket = self.push(Needs::CALL, method, payload.into(), deadline.into(), false)?;
-        Ok(Pending::new(of_call(ticket), self.end.hold()))
+        Ok(Pending::new(ticket, self.end.hold()))
     }
 
     /// Publishes what was gathered and wakes the other side if it sleeps. Does not wait: the room is there.
@@ -518,7 +511,7 @@ impl<'a> Batch<'a> {
         payload: Payload<'_>,
         deadline: Deadline,
         wait: bool,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         match payload {
             Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
                 self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
@@ -543,7 +536,7 @@ impl<'a> Batch<'a> {
         bytes: &[u8],
         deadline: Deadline,
         wait: bool,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         let end = self.end;
         end.usable(false)?;
         if !end.has_slot(bytes.len()) {
@@ -564,7 +557,7 @@ impl<'a> Batch<'a> {
         deadline: Deadline,
         wait: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
-    ) -> Result<Option<Ticket>> {
+    ) -> Result<Ticket> {
         if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
             self.reserve(needs, deadline, wait)?;
         }

@@ -131,7 +131,7 @@ pub(super) struct ReplySpot<'a> {
 
 impl Spot for ReplySpot<'_> {
     fn bells<R>(&self, sleep: impl FnOnce(&[FutexWord<'_>]) -> R) -> R {
-        let reply = now_at(self.end.bells.ours.replies.at(self.ticket.cell));
+        let reply = now_at(self.end.bells.ours.replies.at(self.ticket.cell()));
         if self.children && !mutant("call: asleep on its reply alone") {
             sleep(&[reply, now_at(self.words.bell)])
         } else {
@@ -139,14 +139,14 @@ impl Spot for ReplySpot<'_> {
         }
     }
     fn park(&self, how: How) {
-        let word = self.end.ours.call_words.at(self.ticket.cell);
-        word.store(self.ticket.generation << HOW_BITS | how as u32, Ordering::Relaxed);
+        let word = self.end.ours.call_words.at(self.ticket.cell());
+        word.store(self.ticket.generation() << HOW_BITS | how as u32, Ordering::Relaxed);
         if self.children {
             self.end.intake.park(&self.words, how, false, false);
         }
     }
     fn unpark(&self, how: How) {
-        self.end.ours.call_words.at(self.ticket.cell).store(self.ticket.generation << HOW_BITS, Ordering::Relaxed);
+        self.end.ours.call_words.at(self.ticket.cell()).store(self.ticket.generation() << HOW_BITS, Ordering::Relaxed);
         if self.children {
             self.end.intake.unpark(&self.words, how, false);
             // The bell may have rung for a receiver.

@@ -22,6 +22,7 @@ use super::{GENERATION_BITS, SlotRef};
 use crate::region::Array;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, NUMBERED_THREADS, Ordering, PeerWord, mutant, thread_number};
 use crate::wake::Marks;
+use core::num::NonZeroU64;
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 
@@ -83,10 +84,25 @@ const GENERATION: u32 = (1 << GENERATION_BITS) - 1;
 
 /// Number of a slot among all slots of its arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotId {
+pub struct SlotId(NonZeroU64);
+
+impl SlotId {
+    #[inline(always)]
+    fn new(class: u8, number: u32) -> Self {
+        // One whole word, also as an `Option`: see `Message` on what a value in parts costs.
+        Self(NonZeroU64::MIN.saturating_add(u64::from(class) << 32 | u64::from(number)))
+    }
+
     /// Size class.
-    pub class: u8,
-    number: u32,
+    #[inline(always)]
+    pub fn class(self) -> u8 {
+        ((self.0.get() - 1) >> 32) as u8
+    }
+
+    #[inline(always)]
+    fn number(self) -> u32 {
+        (self.0.get() - 1) as u32
+    }
 }
 
 impl Arena {
@@ -130,7 +146,7 @@ impl Arena {
     /// Index of a slot in its class.
     #[inline]
     pub fn index(&self, slot: SlotId) -> u32 {
-        slot.number - self.classes[slot.class as usize].first
+        slot.number() - self.classes[slot.class() as usize].first
     }
 
     /// A free slot of the class, now loaned; `None` if all are out.
@@ -140,7 +156,7 @@ impl Arena {
             let held = place.load(Ordering::Relaxed);
             // Somebody else may empty the place meanwhile, but only this thread fills it.
             if held != 0 && (mutant("arena: place not emptied") || place.swap(0, Ordering::Acquire) != 0) {
-                return Some(SlotId { class, number: held - 1 });
+                return Some(SlotId::new(class, held - 1));
             }
         }
         self.loan_locked(class)
@@ -151,20 +167,20 @@ impl Arena {
         let c = &self.classes[class as usize];
         let mut stock = self.stock.lock();
         if let Some(number) = stock.free[class as usize].pop_front() {
-            return Some(SlotId { class, number });
+            return Some(SlotId::new(class, number));
         }
         let used = stock.used[class as usize];
         if used >= c.window {
             self.sweep(class, &mut stock);
             if let Some(number) = stock.free[class as usize].pop_front() {
-                return Some(SlotId { class, number });
+                return Some(SlotId::new(class, number));
             }
         }
         if used < c.count {
             stock.used[class as usize] += 1;
-            return Some(SlotId { class, number: c.first + used });
+            return Some(SlotId::new(class, c.first + used));
         }
-        self.collect(class).map(|number| SlotId { class, number })
+        self.collect(class).map(|number| SlotId::new(class, number))
     }
 
     /// Finds lent slots of the class that the peer has given back.
@@ -206,12 +222,12 @@ impl Arena {
     /// Gives a loaned slot back unsent, or a riding one whose reply gave it back. Returns whether somebody waits for it.
     #[inline(always)]
     pub fn give_back(&self, slot: SlotId) -> bool {
-        if let Some(place) = self.place(slot.class)
+        if let Some(place) = self.place(slot.class())
             && place.load(Ordering::Relaxed) == 0
         {
             // Release: the next holder, perhaps another thread, writes after what this one did.
             let order = if mutant("arena: place without release") { Ordering::Relaxed } else { Ordering::Release };
-            place.store(slot.number + 1, order);
+            place.store(slot.number() + 1, order);
             return false;
         }
         self.give_back_locked(slot)
@@ -220,7 +236,7 @@ impl Arena {
     #[cold]
     fn give_back_locked(&self, slot: SlotId) -> bool {
         let mut stock = self.stock.lock();
-        stock.free[slot.class as usize].push_back(slot.number);
+        stock.free[slot.class() as usize].push_back(slot.number());
         stock.marks.sleepers() > 0
     }
 
@@ -228,7 +244,7 @@ impl Arena {
     #[inline(always)]
     pub fn lend(&self, slot: SlotId) -> SlotRef {
         let reference = self.leave(slot, LENT);
-        self.slots[slot.number as usize].named.store(reference.generation(), Ordering::Relaxed);
+        self.slots[slot.number() as usize].named.store(reference.generation(), Ordering::Relaxed);
         reference
     }
 
@@ -243,7 +259,7 @@ impl Arena {
 
     #[inline(always)]
     fn leave(&self, slot: SlotId, state: u32) -> SlotRef {
-        let Slot { state: word, named } = &self.slots[slot.number as usize];
+        let Slot { state: word, named } = &self.slots[slot.number() as usize];
         let mut generation = (word.load(Ordering::Relaxed) + 1) & GENERATION;
         // Slots that ride use up generations that the peer never names. The one it named last must not come round to a slot
         // that is lent: it would look given back already. (The peer's own word says which that was, but looking there would
@@ -252,12 +268,12 @@ impl Arena {
             generation = (generation + 1) & GENERATION;
         }
         word.store(generation | state, Ordering::Relaxed);
-        SlotRef::new(slot.class, self.index(slot), generation)
+        SlotRef::new(slot.class(), self.index(slot), generation)
     }
 
     /// The reply did not give a riding slot back: the peer will by name, like any lent slot.
     pub fn detach(&self, slot: SlotId) {
-        let Slot { state, named } = &self.slots[slot.number as usize];
+        let Slot { state, named } = &self.slots[slot.number() as usize];
         let generation = state.load(Ordering::Relaxed);
         named.store(generation, Ordering::Relaxed);
         state.store(generation | LENT, Ordering::Relaxed);
@@ -347,12 +363,12 @@ mod tests {
                 let at = |n: usize| n as u32;
                 match step {
                     Step::Loan(class) => {
-                        let out = held.values().filter(|(slot, _)| slot.class == class).count();
+                        let out = held.values().filter(|(slot, _)| slot.class() == class).count();
                         let loan = arena.loan(class);
                         prop_assert_eq!(loan.is_some(), out < CLASSES[class as usize].count as usize);
                         if let Some(slot) = loan {
-                            prop_assert_eq!(slot.class, class);
-                            prop_assert!(held.insert(slot.number, (slot, Held::Loaned)).is_none(), "handed out twice");
+                            prop_assert_eq!(slot.class(), class);
+                            prop_assert!(held.insert(slot.number(), (slot, Held::Loaned)).is_none(), "handed out twice");
                         }
                     }
                     Step::GiveBack(n) => {
