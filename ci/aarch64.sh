@@ -13,6 +13,6 @@ export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
 export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$runner
 # The tests put this before every child they spawn: the kernel cannot start aarch64 programs itself.
 export BUSWAY_TEST_RUNNER=$runner
-# Emulation is slow: the unit tests, and of those with several processes the ones that move the most.
+# Emulation is slow.
 export PROPTEST_CASES=${PROPTEST_CASES:-16}
-cargo test --target "$target" --lib --test calls
+cargo test --target "$target" --tests

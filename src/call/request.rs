@@ -23,6 +23,7 @@ pub mod reject {
 /// says so ([`reject::UNANSWERED`], or [`Error::HandlerPanicked`] while the thread panics).
 pub struct Request<'a> {
     head: Head,
+    answered: bool,
     message: Message<'a>,
 }
 
@@ -32,7 +33,7 @@ pub struct Request<'a> {
 /// first, behind the reply before it.
 #[derive(Clone, Copy, Debug)]
 pub struct Head {
-    /// The method; in the upper half whether it is a call, and not answered.
+    /// The method, and whether it is a call in the upper half.
     what: u64,
     /// Reply cell in the lower half, generation in the upper one.
     call: u64,
@@ -40,14 +41,12 @@ pub struct Head {
 }
 
 const IS_CALL: u64 = 1 << 32;
-const UNANSWERED: u64 = 1 << 33;
 
 impl Head {
     /// An event, or a call with its number on the wire.
     #[inline(always)]
     pub fn new(method: u32, call: Option<u64>, deadline: u64) -> Self {
-        let flags = if call.is_some() { IS_CALL | UNANSWERED } else { 0 };
-        Self { what: u64::from(method) | flags, call: call.unwrap_or(0), deadline }
+        Self { what: u64::from(method) | if call.is_some() { IS_CALL } else { 0 }, call: call.unwrap_or(0), deadline }
     }
 
     /// The method number.
@@ -81,7 +80,7 @@ impl<'a> Request<'a> {
     /// As [`Message::new`].
     #[inline(always)]
     pub(crate) unsafe fn new(head: Head, message: Message<'a>) -> Self {
-        Self { head, message }
+        Self { head, answered: head.call().is_none(), message }
     }
 
     /// The method number.
@@ -206,17 +205,15 @@ impl<'a> Request<'a> {
 
     /// Independent of what it was borrowed from: it can move to another thread and outlive the link.
     pub fn into_owned(mut self) -> Request<'static> {
-        let head = self.head;
-        self.head.what &= !UNANSWERED;
-        Request { head, message: self.message.take().into_owned() }
+        let answered = core::mem::replace(&mut self.answered, true);
+        Request { head: self.head, answered, message: self.message.take().into_owned() }
     }
 
     #[inline(always)]
     fn answer(&mut self, answer: impl FnOnce(&dyn Bus, Head, Option<SlotRef>) -> Result<()>) -> Result<()> {
-        if self.head.what & UNANSWERED == 0 {
+        if core::mem::replace(&mut self.answered, true) {
             return Ok(());
         }
-        self.head.what &= !UNANSWERED;
         // The slot of the request goes back with the answer, which costs the caller no further cache line.
         let released = self.message.take_slot();
         answer(&**self.message.hold(), self.head, released)
@@ -239,7 +236,7 @@ impl<'a> core::ops::Deref for Request<'a> {
 impl Drop for Request<'_> {
     #[inline(always)]
     fn drop(&mut self) {
-        if self.head.what & UNANSWERED != 0 {
+        if !self.answered {
             let panicking = std::thread::panicking();
             // There is nobody to tell: the link has ended.
             let _ = self.refuse(if panicking { Refused::Panicked } else { Refused::Rejected(reject::UNANSWERED) });
