@@ -1,6 +1,7 @@
 //! Slots: where payloads live that do not fit an entry. No system calls, no policy.
 
 pub mod arena;
+pub mod owned;
 
 /// Names a slot to the other side: segment 8 bits, class 8, index 24, generation 24, from the top.
 ///

@@ -14,8 +14,12 @@
 //!
 //! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
+//!
+//! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed.
 
 mod cell;
+#[cfg(any(test, busway_loom))]
+mod crash;
 #[cfg(busway_loom)]
 mod model;
 #[cfg(not(busway_loom))]
@@ -29,6 +33,8 @@ use native as imp;
 
 pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
+#[cfg(any(test, busway_loom))]
+pub use crash::{crash, dies_at, step};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, fence, futex_wait, futex_wait_any,
     futex_wake, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number, yield_now,
@@ -36,6 +42,17 @@ pub use imp::{
 #[cfg(busway_loom)]
 pub use imp::{set_thread_number, with_mutant};
 pub use peer::PeerWord;
+
+/// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread can be made to
+/// die at one of them; else it is nothing.
+#[cfg(not(any(test, busway_loom)))]
+#[inline(always)]
+pub const fn crash() {}
+
+/// Stands before each load of a word that many processes write, so that models explore all orders. Else it is nothing.
+#[cfg(not(any(test, busway_loom)))]
+#[inline(always)]
+pub const fn step() {}
 
 /// More threads than this do not get a [`thread_number`]: they take the slower, locked paths.
 ///
