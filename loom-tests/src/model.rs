@@ -1,6 +1,6 @@
 //! Running models.
 
-use busway::sync::with_mutant;
+use busway::sync::{explore_steps, with_mutant};
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,20 @@ use std::time::Instant;
 pub struct Model {
     name: &'static str,
     bound: Option<usize>,
+    stepwise: bool,
 }
+
+/// How an exploration chooses its schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// As loom does by itself: it leaves out what it takes for equivalent, and sometimes more.
+    Loom,
+    /// All orders of all accesses, see `busway::sync`.
+    Steps,
+}
+
+/// Every model is also explored stepwise, with a preemption bound of no more than this.
+const STEPS_BOUND: usize = 2;
 
 /// How a mutant fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +42,13 @@ pub enum Failure {
 impl Model {
     /// A model that is explored completely.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, bound: None }
+        Self { name, bound: None, stepwise: false }
+    }
+
+    /// Explores the model stepwise only, up to its own bound: for algorithms that load a word and then swap it, of which loom by
+    /// itself explores next to nothing.
+    pub const fn stepwise(self) -> Self {
+        Self { stepwise: true, ..self }
     }
 
     /// Explores only schedules that take the CPU away from a thread at most `preemptions` times; where it blocks or ends it
@@ -51,13 +70,13 @@ impl Model {
     /// Explores a model of a wake-up that is lost at worst until the sleeper looks again, after ten milliseconds: it must be
     /// a deadlock here, where sleeps have no limit, so that what is said about it stays true.
     pub fn leans_on_looking_again(self, body: impl Fn() + Sync + Send + 'static) {
-        let (_, result) = quietly(|| self.explore(None, body));
+        let (_, result) = quietly(|| self.explore(None, Arc::new(body)));
         let Err(panic) = result else { panic!("{}: no wake-up is lost any more: let the model hold", self.name) };
         assert!(text(&*panic).contains("deadlock; threads"), "{}: not a lost wake-up: {}", self.name, text(&*panic));
     }
 
     fn must_hold(self, mutant: Option<&str>, body: impl Fn() + Sync + Send + 'static) {
-        let (iterations, result) = self.explore(mutant, body);
+        let (iterations, result) = self.explore(mutant, Arc::new(body));
         if let Err(panic) = result {
             panic!("{}: fails at iteration {iterations}: {}", self.name, text(&*panic));
         }
@@ -65,7 +84,7 @@ impl Model {
 
     /// Explores the model with a mutant switched on: it must fail, and in this way.
     pub fn fails(self, mutant: &'static str, how: Failure, body: impl Fn() + Sync + Send + 'static) {
-        let (iterations, result) = quietly(|| with_mutant(mutant, || self.explore(Some(mutant), body)));
+        let (iterations, result) = quietly(|| with_mutant(mutant, || self.explore(Some(mutant), Arc::new(body))));
         let Err(panic) = result else { panic!("{}: the mutant \"{mutant}\" goes unnoticed", self.name) };
         let text = text(&*panic);
         let expected = match how {
@@ -76,29 +95,51 @@ impl Model {
         assert!(text.contains(expected), "the mutant fails at iteration {iterations}, but not by {how:?}: {text}");
     }
 
-    fn explore(
+    /// Explores in both ways, or until one fails.
+    fn explore(self, mutant: Option<&str>, body: Arc<dyn Fn() + Sync + Send>) -> (usize, std::thread::Result<()>) {
+        if self.stepwise {
+            return self.explore_by(Way::Steps, self.bound, mutant, body);
+        }
+        let (iterations, result) = self.explore_by(Way::Loom, self.bound, mutant, body.clone());
+        if result.is_err() {
+            return (iterations, result);
+        }
+        let bound = self.bound.map_or(STEPS_BOUND, |bound| bound.min(STEPS_BOUND));
+        self.explore_by(Way::Steps, Some(bound), mutant, body)
+    }
+
+    fn explore_by(
         self,
+        way: Way,
+        bound: Option<usize>,
         mutant: Option<&str>,
-        body: impl Fn() + Sync + Send + 'static,
+        body: Arc<dyn Fn() + Sync + Send>,
     ) -> (usize, std::thread::Result<()>) {
         let iterations = Arc::new(AtomicUsize::new(0));
         let counter = iterations.clone();
         let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = self.bound;
-        builder.max_branches = 5_000;
+        builder.preemption_bound = bound;
+        builder.max_branches = 10_000;
         let start = Instant::now();
-        let result = catch_unwind(AssertUnwindSafe(|| {
-            builder.check(move || {
-                counter.fetch_add(1, Relaxed);
-                body();
-            });
-        }));
+        let explore = || {
+            catch_unwind(AssertUnwindSafe(|| {
+                builder.check(move || {
+                    counter.fetch_add(1, Relaxed);
+                    body();
+                });
+            }))
+        };
+        let result = if way == Way::Steps { explore_steps(explore) } else { explore() };
         let iterations = iterations.load(Relaxed);
-        let bound = self.bound.map_or("none".to_string(), |b| b.to_string());
+        let steps = if way == Way::Steps { " stepwise" } else { "" };
+        let bound = bound.map_or("none".to_string(), |b| b.to_string());
         let verdict = if result.is_ok() { "holds" } else { "fails" };
         let seconds = start.elapsed().as_secs_f64();
         let mutant = mutant.map_or_else(String::new, |mutant| format!(" with mutant \"{mutant}\""));
-        println!("{}{mutant}: {verdict}, {iterations} iterations, preemption bound {bound}, {seconds:.1} s", self.name);
+        println!(
+            "{}{mutant}:{steps} {verdict}, {iterations} iterations, preemption bound {bound}, {seconds:.1} s",
+            self.name
+        );
         (iterations, result)
     }
 }

@@ -11,20 +11,21 @@
 
 use busway::region::Array;
 use busway::ring::mpmc::{Cell, Ends, TypedRing};
-use busway::sync::{AtomicU32, Ordering::SeqCst, dies_at, fence, mutant, spin_loop, step};
+use busway::sync::{AtomicU32, Ordering::SeqCst, dies_at, fence, mutant, spin_loop};
 use busway_loom_tests::{Failure, Model};
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::thread::JoinHandle;
 use std::sync::Arc;
 
-const PAIR: Model = Model::new("mpmc: three elements through two entries, one producer, one consumer").bound(3);
-const PRODUCERS: Model = Model::new("mpmc: two producers, then a consumer");
-const CONSUMERS: Model = Model::new("mpmc: two consumers of two elements");
-const ALL: Model = Model::new("mpmc: two producers beside a consumer, three threads").bound(3);
-const FULL: Model = Model::new("mpmc: two producers of a ring with room for one").bound(4);
-const RECOVERY: Model = Model::new("mpmc: recovery of a producer beside a consumer");
+const PAIR: Model =
+    Model::new("mpmc: three elements through two entries, one producer, one consumer").stepwise().bound(3);
+const PRODUCERS: Model = Model::new("mpmc: two producers, then a consumer").stepwise().bound(4);
+const CONSUMERS: Model = Model::new("mpmc: two consumers of two elements").stepwise().bound(4);
+const ALL: Model = Model::new("mpmc: two producers beside a consumer, three threads").stepwise().bound(3);
+const FULL: Model = Model::new("mpmc: two producers of a ring with room for one").stepwise().bound(4);
+const RECOVERY: Model = Model::new("mpmc: recovery of a producer beside a consumer").stepwise();
 
-const SLEEPER: Model = Model::new("mpmc: a consumer looks again before it sleeps");
+const SLEEPER: Model = Model::new("mpmc: a consumer looks again before it sleeps").stepwise();
 
 const CAPACITY: u32 = 2;
 /// One of the first three positions is the first of cycle 2^20.
@@ -40,7 +41,6 @@ struct Memory {
 impl Memory {
     fn new(cells: u32) -> Arc<Self> {
         // Its word begins here, where nothing has happened that it could hand over.
-        step();
         let cells = (0..cells).map(|i| Cell::new(i, CAPACITY, START, GENERATION, 0)).collect();
         Arc::new(Self { cells, ends: [Ends::new(START)] })
     }
@@ -147,7 +147,7 @@ fn death(name: &str, step: u32, dying: fn(&TypedRing<u64>) -> Option<u64>) -> bo
     let died = Arc::new(AtomicBool::new(false));
     let seen = died.clone();
     let name = Box::leak(format!("{name}, step {step}").into_boxed_str());
-    Model::new(name).bound(3).holds(move || {
+    Model::new(name).stepwise().bound(3).holds(move || {
         let memory = Memory::new(CAPACITY + 1);
         memory.end(2).push(1).expect("room");
         let victim = on_thread(&memory, 1, move |ring| dies_at(step, || dying(ring)));

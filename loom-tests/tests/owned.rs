@@ -12,23 +12,25 @@
 use busway::region::Array;
 use busway::ring::mpmc::{Ends, Ring, Snapshot, entry_at};
 use busway::slots::owned::{Class, GivenUp, Handle, Header, Orphans, Progress, Reply, Start, Table};
-use busway::sync::{AtomicU64, FutexWord, dies_at, futex_wait, futex_wake, set_thread_number, spin_loop, step};
+use busway::sync::{AtomicU64, FutexWord, dies_at, futex_wait, futex_wake, set_thread_number, spin_loop};
 use busway_loom_tests::{Failure, Model};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use loom::thread::JoinHandle;
 use std::sync::Arc;
 
-const CALL: Model = Model::new("owned: a call and its reply").bound(4);
-const ASLEEP: Model = Model::new("owned: a caller asleep on its slot").bound(5);
-const GIVING_UP: Model = Model::new("owned: a call given up beside its worker").bound(5);
-const ATTACHED: Model = Model::new("owned: a call given up beside a worker whose reply takes a slot").bound(5);
-const EVENT: Model = Model::new("owned: two events, two workers").bound(3);
-const ALLOC: Model = Model::new("owned: two threads allocate from two slots").bound(4);
-const WORKERS: Model = Model::new("owned: two workers of two calls, three threads").bound(3);
-const STRAIGHT: Model = Model::new("owned: a call given up beside a worker that takes and begins in one step").bound(5);
-const LAGGING: Model = Model::new("owned: a producer finds the tail a lap behind").bound(4);
-const RECOVERY: Model = Model::new("owned: recovery of a caller beside its worker").bound(5);
+const CALL: Model = Model::new("owned: a call and its reply").stepwise().bound(3);
+const ASLEEP: Model = Model::new("owned: a caller asleep on its slot").stepwise().bound(5);
+const GIVING_UP: Model = Model::new("owned: a call given up beside its worker").stepwise().bound(5);
+const ATTACHED: Model =
+    Model::new("owned: a call given up beside a worker whose reply takes a slot").stepwise().bound(5);
+const EVENT: Model = Model::new("owned: two events, two workers").stepwise().bound(3);
+const ALLOC: Model = Model::new("owned: two threads allocate from two slots").stepwise().bound(3);
+const WORKERS: Model = Model::new("owned: two workers of two calls, three threads").stepwise().bound(3);
+const STRAIGHT: Model =
+    Model::new("owned: a call given up beside a worker that takes and begins in one step").stepwise().bound(5);
+const LAGGING: Model = Model::new("owned: a producer finds the tail a lap behind").stepwise().bound(4);
+const RECOVERY: Model = Model::new("owned: recovery of a caller beside its worker").stepwise().bound(5);
 
 const CAPACITY: u32 = 2;
 /// The second position is in cycle 2^20.
@@ -56,7 +58,6 @@ struct Member {
 impl Memory {
     fn new(slots: u32) -> Arc<Self> {
         // Its word begins here, where nothing has happened that it could hand over.
-        step();
         Arc::new(Self {
             slots: (0..slots).map(|_| Header::new(GENERATION, 0)).collect(),
             hints: [AtomicU64::new(0)],
@@ -326,7 +327,7 @@ fn worker_dies(step: u32, apart: bool) -> bool {
     let died = Arc::new(AtomicBool::new(false));
     let seen = died.clone();
     let name = Box::leak(format!("owned: a worker dies, reply apart: {apart}, step {step}").into_boxed_str());
-    Model::new(name).bound(3).holds(worker_death(step, apart, seen));
+    Model::new(name).stepwise().bound(3).holds(worker_death(step, apart, seen));
     died.load(Relaxed)
 }
 
@@ -358,7 +359,7 @@ fn caller_dies(step: u32) -> bool {
     let died = Arc::new(AtomicBool::new(false));
     let seen = died.clone();
     let name = Box::leak(format!("owned: a caller dies, step {step}").into_boxed_str());
-    Model::new(name).bound(3).holds(move || {
+    Model::new(name).stepwise().bound(3).holds(move || {
         let memory = Memory::new(2);
         let seen = seen.clone();
         let victim = on_thread(&memory, 3, move |member| {
@@ -486,7 +487,7 @@ fn two_workers_share_the_calls() {
 fn a_cleared_entry_was_taken() {
     // A worker that dies before it takes has cleared.
     let death = || worker_death(1, false, Arc::default());
-    let model = Model::new("owned: a worker dies before it takes").bound(3);
+    let model = Model::new("owned: a worker dies before it takes").stepwise().bound(3);
     model.holds(death());
     model.fails("mpmc: entry cleared before the slot is taken", Failure::Deadlock, death());
 }
@@ -522,7 +523,7 @@ fn recovery_frees_attached_slots() {
             memory.all_free();
         }
     }
-    let abandoned = Model::new("owned: a worker of an abandoned call dies, its reply takes a slot");
+    let abandoned = Model::new("owned: a worker of an abandoned call dies, its reply takes a slot").stepwise();
     abandoned.holds(model);
     abandoned.fails("owned: ext not freed by recovery", Failure::Assertion("a slot is lost"), model);
 }
@@ -543,7 +544,7 @@ fn a_caller_dies_anywhere() {
 
 #[test]
 fn recovery_tells_the_caller() {
-    let model = Model::new("owned: a worker dies while it executes").bound(3);
+    let model = Model::new("owned: a worker dies while it executes").stepwise().bound(3);
     // Taking, clearing and starting are its first three steps.
     let death = || worker_death(3, false, Arc::default());
     model.holds(death());

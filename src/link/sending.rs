@@ -252,14 +252,7 @@ impl End {
 
     /// Sends one request.
     #[inline(always)]
-    fn send(
-        &self,
-        needs: Needs,
-        method: u32,
-        payload: Payload<'_>,
-        deadline: Deadline,
-        wait: bool,
-    ) -> Result<Ticket> {
+    fn send(&self, needs: Needs, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Ticket> {
         match payload {
             Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
                 self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
@@ -277,14 +270,7 @@ impl End {
         }
     }
 
-    fn send_long(
-        &self,
-        needs: Needs,
-        method: u32,
-        bytes: &[u8],
-        deadline: Deadline,
-        wait: bool,
-    ) -> Result<Ticket> {
+    fn send_long(&self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {
         self.usable(needs.parent.is_some())?;
         let slot = self.slot(bytes.len(), wait.then_some(deadline))?;
         let carry = self.carry_copy(slot, bytes, needs);
@@ -529,14 +515,7 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn push_long(
-        &mut self,
-        needs: Needs,
-        method: u32,
-        bytes: &[u8],
-        deadline: Deadline,
-        wait: bool,
-    ) -> Result<Ticket> {
+    fn push_long(&mut self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {
         let end = self.end;
         end.usable(false)?;
         if !end.has_slot(bytes.len()) {

@@ -56,7 +56,7 @@ pub use typed::{Cell, TypedRing};
 pub use crate::slots::owned::Handle;
 
 use crate::region::Array;
-use crate::sync::{AtomicU64, Ordering, crash, mutant, step};
+use crate::sync::{AtomicU64, Ordering, crash, mutant};
 use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
@@ -222,7 +222,6 @@ impl Ring {
 
     #[inline(always)]
     fn load(&self, position: u64) -> Entry {
-        step();
         // Meets the release of `swap`: whoever sees an entry sees its slot queued, and what the slot holds.
         let order = if mutant("mpmc: entry without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         Entry(self.entry(position).load(order))
@@ -239,7 +238,6 @@ impl Ring {
     /// Acquires, so that the entry there is seen at least as it was when the end came to it: a lap ago, not two.
     #[inline(always)]
     fn end(&self, end: &Line, seen: &AtomicU64) -> (u64, u64) {
-        step();
         let end = end.0.load(Ordering::Acquire);
         (end, end.max(seen.load(Ordering::Acquire)))
     }

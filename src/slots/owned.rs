@@ -58,7 +58,7 @@ pub use recover::{Orphans, Recovered};
 pub use word::{GENERATION_BITS, Handle, MAX_PARTICIPANT, MAX_SLOTS, State, Word};
 
 use crate::region::Array;
-use crate::sync::{AtomicU32, AtomicU64, NUMBERED_THREADS, Ordering, PeerCell, crash, mutant, step};
+use crate::sync::{AtomicU32, AtomicU64, NUMBERED_THREADS, Ordering, PeerCell, crash, mutant};
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
@@ -92,7 +92,6 @@ impl<B: NoUninit + AnyBitPattern> Header<B> {
     /// The word as it is now. Acquires.
     #[inline(always)]
     pub fn word(&self) -> Word {
-        step();
         let order = if mutant("owned: word without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         Word::from_bits(self.word.load(order))
     }

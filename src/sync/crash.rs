@@ -15,25 +15,8 @@ thread_local! {
 
 struct Killed;
 
-#[cfg(busway_loom)]
-loom::lazy_static! {
-    static ref STEPS: loom::sync::atomic::AtomicU64 = loom::sync::atomic::AtomicU64::new(0);
-}
-
-/// Stands before each access to a word that many processes write. Natively it is nothing.
-///
-/// Loom explores another order of two accesses only if they are the last two to a word that depend on each other. A
-/// thread that loads a word and then swaps it hides what others did before its load. (A ring's push beside a pop is one
-/// iteration, in which the pop comes first.) So in a model each step also swaps one word, relaxed, and all orders of
-/// steps are explored.
-pub fn step() {
-    #[cfg(busway_loom)]
-    STEPS.fetch_add(0, core::sync::atomic::Ordering::Relaxed);
-}
-
 /// Stands before each step that others can see. A thread inside [`dies_at`] dies at the chosen one.
 pub fn crash() {
-    step();
     LEFT.with(|left| match left.get() {
         0 => {}
         1 => {

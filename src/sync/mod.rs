@@ -34,13 +34,13 @@ use native as imp;
 pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
-pub use crash::{crash, dies_at, step};
+pub use crash::{crash, dies_at};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, fence, futex_wait, futex_wait_any,
     futex_wake, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number, yield_now,
 };
 #[cfg(busway_loom)]
-pub use imp::{set_thread_number, with_mutant};
+pub use imp::{explore_steps, set_thread_number, with_mutant};
 pub use peer::PeerWord;
 
 /// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread can be made to
@@ -48,11 +48,6 @@ pub use peer::PeerWord;
 #[cfg(not(any(test, busway_loom)))]
 #[inline(always)]
 pub const fn crash() {}
-
-/// Stands before each load of a word that many processes write, so that models explore all orders. Else it is nothing.
-#[cfg(not(any(test, busway_loom)))]
-#[inline(always)]
-pub const fn step() {}
 
 /// More threads than this do not get a [`thread_number`]: they take the slower, locked paths.
 ///

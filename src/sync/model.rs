@@ -1,10 +1,103 @@
 //! The same names under loom. The futex is a queue of parked threads behind one mutex; time stands still.
+//!
+//! # Steps
+//!
+//! Loom explores another order of two accesses to a word only if they are the last two that depend on each other. A thread that
+//! loads a word and stores into it later hides what others did before its load: a push beside a pop was one iteration, in
+//! which the pop comes first. So in a [stepwise](explore_steps) model each access also swaps one word that all threads share,
+//! relaxed, and within its preemption bound all orders of all accesses are explored.
 
 use super::Woken;
 use core::cell::Cell;
-use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::Ordering::{self, SeqCst};
 pub use loom::sync::MutexGuard;
-pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+pub use loom::sync::atomic::fence;
+
+loom::lazy_static! {
+    static ref STEPS: loom::sync::atomic::AtomicU64 = loom::sync::atomic::AtomicU64::new(0);
+}
+
+thread_local! {
+    // Loom runs all threads of a model on the thread of its test, so these are settings of a test.
+    static STEPWISE: Cell<bool> = const { Cell::new(false) };
+    static MUTANT: Cell<&'static str> = const { Cell::new("") };
+}
+
+/// Runs `body`, whose models explore all orders of accesses.
+pub fn explore_steps<R>(body: impl FnOnce() -> R) -> R {
+    STEPWISE.set(true);
+    let result = body();
+    STEPWISE.set(false);
+    result
+}
+
+fn step() {
+    if STEPWISE.get() {
+        STEPS.fetch_add(0, Ordering::Relaxed);
+    }
+}
+
+macro_rules! atomic {
+    ($name:ident, $value:ty, $($method:ident),*) => {
+        /// As loom's, each access a step.
+        #[derive(Debug, Default)]
+        pub struct $name(loom::sync::atomic::$name);
+
+        impl $name {
+            /// A word.
+            pub fn new(value: $value) -> Self {
+                Self(loom::sync::atomic::$name::new(value))
+            }
+
+            /// Loads it.
+            pub fn load(&self, order: Ordering) -> $value {
+                step();
+                self.0.load(order)
+            }
+
+            /// Stores into it.
+            pub fn store(&self, value: $value, order: Ordering) {
+                step();
+                self.0.store(value, order);
+            }
+
+            /// Compares and swaps.
+            pub fn compare_exchange(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                step();
+                self.0.compare_exchange(current, new, success, failure)
+            }
+
+            /// Compares and swaps.
+            pub fn compare_exchange_weak(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                step();
+                self.0.compare_exchange_weak(current, new, success, failure)
+            }
+
+            $(
+                /// As loom's.
+                pub fn $method(&self, value: $value, order: Ordering) -> $value {
+                    step();
+                    self.0.$method(value, order)
+                }
+            )*
+        }
+    };
+}
+atomic!(AtomicBool, bool, swap);
+atomic!(AtomicU32, u32, swap, fetch_add, fetch_sub, fetch_or, fetch_and);
+atomic!(AtomicU64, u64, swap, fetch_add, fetch_sub, fetch_or, fetch_and);
 
 /// As the native mutex.
 #[derive(Debug, Default)]
@@ -20,11 +113,6 @@ impl<T> Mutex<T> {
     pub fn lock(&self) -> MutexGuard<'_, T> {
         self.0.lock().unwrap()
     }
-}
-
-thread_local! {
-    // Loom runs all threads of a model on the thread of its test, so this is one setting per test.
-    static MUTANT: Cell<&'static str> = const { Cell::new("") };
 }
 
 /// Whether the mutant of this name is switched on for this test.

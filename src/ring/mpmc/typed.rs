@@ -3,7 +3,7 @@
 use super::{Ends, Full, Handle, Ring, Slots, Snapshot, entry_at};
 use crate::region::Array;
 use crate::slots::owned::{MAX_PARTICIPANT, MAX_SLOTS, State, Word};
-use crate::sync::{AtomicU64, Ordering, PeerCell, crash, mutant, spin_loop, step};
+use crate::sync::{AtomicU64, Ordering, PeerCell, crash, mutant, spin_loop};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// An entry of the ring, and beside it a slot: its word and its value. Zeroed memory is an empty entry and a free slot.
@@ -33,7 +33,6 @@ impl<T: NoUninit + AnyBitPattern> Cell<T> {
     }
 
     fn word(&self) -> Word {
-        step();
         Word::from_bits(self.word.load(Ordering::Acquire))
     }
 
