@@ -125,6 +125,9 @@ impl<'a> Request<'a> {
     /// As [`loan`](Self::loan); the caller then gets [`reject::NO_SLOT`].
     #[inline(always)]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
+        if self.answered {
+            return Ok(()); // an event; the loan goes back
+        }
         match payload.into() {
             Payload::Bytes(bytes) => self.answer(|bus, head, released| bus.answer(head, bytes, released)),
             Payload::Loan(loan) if loan.len() <= INLINE_REPLY => {

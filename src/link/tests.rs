@@ -99,3 +99,64 @@ fn what_is_owned_outlives_its_link() {
     drop((host, plugin));
     assert_eq!((event.to_vec(), reply.to_vec()), (vec![6; 50], vec![7; 90]));
 }
+
+/// Whatever becomes of a message, its slot comes back.
+#[test]
+fn no_way_to_fail_keeps_a_slot() {
+    let (host, plugin) = pair(Idle::Park);
+    let slots = || (host.stats().slots_in_use, plugin.stats().slots_in_use);
+    let long = [1; 64];
+    for _ in 0..10 {
+        // An event cannot be answered.
+        host.send(1, b"", Deadline::NEVER).unwrap();
+        let event = plugin.recv(Deadline::NEVER).unwrap();
+        let loan = event.loan(long.len()).unwrap();
+        event.reply(loan).unwrap();
+        host.send(1, b"", Deadline::NEVER).unwrap();
+        plugin.recv(Deadline::NEVER).unwrap().reply(&long).unwrap();
+        assert_eq!(slots(), (0, 0), "an event was answered");
+
+        // A loan of the other end is none of this one's, to send or to answer with.
+        let foreign = plugin.loan(long.len(), Deadline::NEVER).unwrap();
+        assert!(matches!(host.try_send(1, foreign), Err(Error::Unsupported { .. })));
+        let foreign = plugin.loan(long.len(), Deadline::NEVER).unwrap();
+        assert!(matches!(host.batch().try_send(1, foreign), Err(Error::Unsupported { .. })));
+        let call = host.submit(1, b"", Deadline::NEVER).unwrap();
+        let foreign = host.loan(long.len(), Deadline::NEVER).unwrap();
+        let answered = plugin.recv(Deadline::NEVER).unwrap().reply(foreign);
+        assert!(matches!(answered, Err(Error::Unsupported { .. })));
+        assert!(matches!(call.wait(), Err(Error::Rejected { code: crate::reject::NO_SLOT, .. })));
+        assert_eq!(slots(), (0, 0), "a loan of the other end");
+
+        // Nobody waits for the answer any more.
+        for answer in 0..3 {
+            drop(host.submit(1, &long, Deadline::NEVER).unwrap());
+            let request = plugin.recv(Deadline::NEVER).unwrap();
+            match answer {
+                0 => request.reply(&long).unwrap(),
+                1 => {
+                    let loan = request.loan(long.len()).unwrap();
+                    request.reply(loan).unwrap();
+                }
+                _ => drop(request),
+            }
+        }
+        assert_eq!(slots(), (0, 0), "a call that was given up");
+    }
+
+    // No room in the ring.
+    let mut sent = 0;
+    while host.try_send(1, b"").is_ok() {
+        sent += 1;
+    }
+    for _ in 0..10 {
+        assert!(matches!(host.try_send(1, &long), Err(Error::Full)));
+        let loan = host.try_loan(long.len()).unwrap();
+        assert!(matches!(host.try_send(1, loan), Err(Error::Full)));
+        assert!(matches!(host.batch().try_send(1, &long), Err(Error::Full)));
+        let loan = host.try_loan(long.len()).unwrap();
+        assert!(matches!(host.batch().try_send(1, loan), Err(Error::Full)));
+        assert_eq!(slots(), (0, 0), "a full ring");
+    }
+    assert_eq!(plugin.recv_batch(100, Deadline::NEVER).unwrap().count(), sent);
+}
