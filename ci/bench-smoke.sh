@@ -3,12 +3,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 have python3 || skip "python3 is not installed"
 
-report=$target_dir/rtt.json
-rm -f "$report"
-cargo bench --bench rtt -- --quick --json "$report"
-[[ -s $report ]] || fail "the benchmark wrote no $report"
+reports=()
+for bench in rtt rings; do
+    report=$target_dir/$bench.json
+    rm -f "$report"
+    cargo bench --bench "$bench" -- --quick --json "$report"
+    [[ -s $report ]] || fail "the benchmark wrote no $report"
+    reports+=("$report")
+done
 
-python3 - "$report" <<'PYTHON'
+python3 - "${reports[@]}" <<'PYTHON'
 import json
 import sys
 
@@ -23,10 +27,11 @@ def impls(node):
             yield from impls(child)
 
 
-with open(sys.argv[1]) as report:
-    found = sorted(map(str, impls(json.load(report))))
-print("rows:", ", ".join(found))
-missing = {"floor", "busway"} - set(found)
-if missing:
-    sys.exit("no row for impl " + ", ".join(sorted(missing)))
+for name in sys.argv[1:]:
+    with open(name) as report:
+        found = sorted(map(str, impls(json.load(report))))
+    print(name, "rows:", ", ".join(found))
+    missing = {"floor", "busway"} - set(found)
+    if missing:
+        sys.exit("no row for impl " + ", ".join(sorted(missing)))
 PYTHON

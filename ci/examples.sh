@@ -10,9 +10,11 @@ trap 'rm -rf "$dir"' EXIT
 cargo build --release --examples
 
 # setsid: without it the program could still reach the terminal of whoever runs this by hand.
-setsid --wait timeout 60 "$bin/quickstart" </dev/null >"$dir/quickstart" 2>&1 ||
-    { cat "$dir/quickstart"; fail "quickstart exits with an error"; }
-cat "$dir/quickstart"
+for example in quickstart ring_spsc ring_mpmc; do
+    setsid --wait timeout 60 "$bin/$example" </dev/null >"$dir/$example" 2>&1 ||
+        { cat "$dir/$example"; fail "$example exits with an error"; }
+    cat "$dir/$example"
+done
 
 line_of() {
     head -c "$1" /dev/zero | tr '\0' q

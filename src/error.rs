@@ -183,6 +183,12 @@ pub enum JoinError {
         /// How it ended.
         status: ExitStatus,
     },
+    /// Others have what was asked for: the one end of a ring there is, or all places of members.
+    #[error("taken: {what}")]
+    Taken {
+        /// What is taken.
+        what: &'static str,
+    },
     /// Nobody was there in time.
     #[error("nobody attached before the deadline")]
     NobodyInTime,

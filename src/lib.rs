@@ -12,7 +12,6 @@ mod link;
 mod plugin;
 #[doc(hidden)]
 pub mod region;
-#[doc(hidden)]
 pub mod ring;
 #[doc(hidden)]
 pub mod slots;
@@ -36,6 +35,8 @@ pub mod internals {
     //! For this project's own models, tests and benchmarks. No promises.
     pub use crate::call::PeerBytes;
     pub use crate::link::parts as link;
+    pub use crate::region::Process;
+    pub use crate::ring::Place;
     pub mod join {
         pub use crate::join::{FEATURES, Kind, Packet, Refusal};
         pub use crate::plugin::SOCKET_VARIABLE;

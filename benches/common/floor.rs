@@ -10,6 +10,7 @@
 //! - `call`, parked: the lines are futexes and both sides sleep at once: a round trip is two wake-ups,
 //!   and carries the sequence alone.
 //! - `event`: a ring of 64-byte entries, one way; the reader says how far it is once in a quarter of the ring.
+//! - `spsc`, `mpmc`: the same with entries of 16 bytes and as many as the case says; one under way is a `call` of 8 bytes.
 //!
 //! Payload is touched: every copy is made and its result looked at. What a side works on moves into its closure: held by
 //! reference it would be read from memory anew after each store, which alone is a tenth of an event.
@@ -36,8 +37,8 @@ const INLINE: usize = 16;
 const SPAN: usize = 4 << 20;
 const REQUEST: usize = 4096;
 const REPLY: usize = REQUEST + SPAN;
+/// The entries of the ring of events.
 const RING: u32 = 1024;
-const QUARTER: u32 = RING / 4;
 /// The payload of an event.
 const EVENT: usize = 32;
 
@@ -61,7 +62,13 @@ impl System for Floor {
                 Some(parked(&shared, case.regime.peer_cpu(), n))
             }
             ("call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
-            ("event", Regime::Hot) if len == EVENT => Some(event(&shared, n)),
+            ("event", Regime::Hot) if len == EVENT => Some(stream::<RING, LINE, INLINE, EVENT>(&shared, n)),
+            ("spsc" | "mpmc", Regime::Hot) if len == 8 => match case.inflight {
+                1 => Some(call(&shared, len, n)),
+                1024 => Some(stream::<1024, 16, 8, 8>(&shared, n)),
+                256 => Some(stream::<256, 16, 8, 8>(&shared, n)),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -144,33 +151,35 @@ fn parked(shared: &Shared, peer_cpu: usize, n: u32) -> Sample {
     })
 }
 
-fn event(shared: &Shared, n: u32) -> Sample {
-    let ring = shared.bytes(REQUEST, RING as usize * LINE);
+/// Messages one way, through a ring of `COUNT` entries of `SIZE` bytes, whose payload of `LEN` bytes begins at `AT`.
+fn stream<const COUNT: u32, const SIZE: usize, const AT: usize, const LEN: usize>(shared: &Shared, n: u32) -> Sample {
+    let quarter = COUNT / 4;
+    let ring = shared.bytes(REQUEST, COUNT as usize * SIZE);
     // SAFETY: the remainder keeps each entry inside the ring.
-    let entry = move |i: u32| unsafe { ring.add((i % RING) as usize * LINE) };
-    // SAFETY: a line starts aligned, and its first bytes are only ever used as an atomic.
+    let entry = move |i: u32| unsafe { ring.add((i % COUNT) as usize * SIZE) };
+    // SAFETY: an entry starts aligned, and its first bytes are only ever used as an atomic.
     let word = move |i: u32| unsafe { AtomicU32::from_ptr(entry(i).cast()) };
     let position = shared.word(PEER);
     let _peer = Peer::fork(PEER_CPU, move || {
-        let mut got = [0u8; EVENT];
+        let mut got = [0u8; LEN];
         for i in 1.. {
             spin_until(word(i), i);
             // SAFETY: an entry that is published, and not written again until we have passed it.
-            unsafe { ptr::copy_nonoverlapping(entry(i).add(INLINE), got.as_mut_ptr(), EVENT) };
+            unsafe { ptr::copy_nonoverlapping(entry(i).add(AT), got.as_mut_ptr(), LEN) };
             hint::black_box(&got);
-            if i % QUARTER == 0 {
+            if i % quarter == 0 {
                 position.store(i, Release);
             }
         }
     });
     let mut passed = 0;
     let mut send = move |i: u32| {
-        while i - passed > RING {
+        while i - passed > COUNT {
             passed = position.load(Acquire);
             hint::spin_loop();
         }
         // SAFETY: an entry that the reader has passed.
-        unsafe { ptr::write_bytes(entry(i).add(INLINE), i as u8, EVENT) };
+        unsafe { ptr::write_bytes(entry(i).add(AT), i as u8, LEN) };
         word(i).store(i, Release);
     };
     // The reader's start is not part of the rate. The ring is left full: a writer that starts a lap ahead stays ahead,
@@ -179,6 +188,6 @@ fn event(shared: &Shared, n: u32) -> Sample {
     (1..=warm).for_each(&mut send);
     let start = Instant::now();
     (warm + 1..=last).for_each(&mut send);
-    spin_until(position, last / QUARTER * QUARTER);
+    spin_until(position, last / quarter * quarter);
     Sample::rate(f64::from(n) / start.elapsed().as_secs_f64())
 }

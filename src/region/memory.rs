@@ -37,9 +37,12 @@ impl Memfd {
         Ok(Self { fd, len })
     }
 
-    /// Takes a file that the host sent. Its size is what `fstat` says and cannot change, which is checked.
+    /// Takes a file that another process made. Its size is what `fstat` says and cannot change, which is checked.
     pub fn received(fd: OwnedFd) -> Result<Self> {
-        let seals = fcntl_get_seals(&fd).map_err(Error::io("read the seals of a region"))?;
+        let seals = match fcntl_get_seals(&fd) {
+            Err(rustix::io::Errno::INVAL) => Err(JoinError::Seals { what: "not a memory file" }.into()),
+            seals => seals.map_err(Error::io("read the seals of a region")),
+        }?;
         if !seals.contains(FIXED_SIZE) {
             return Err(JoinError::Seals { what: "its size can change" }.into());
         }
@@ -103,6 +106,12 @@ impl Memfd {
     }
 }
 
+impl From<Memfd> for OwnedFd {
+    fn from(file: Memfd) -> Self {
+        file.fd
+    }
+}
+
 impl AsFd for Memfd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -153,6 +162,11 @@ impl Region {
     #[inline(always)]
     pub fn forked(&self) -> bool {
         self.guard.forked()
+    }
+
+    /// Notices in which process this is, for those that look often.
+    pub fn guard(&self) -> ForkGuard {
+        self.guard
     }
 
     /// Address of the first byte.

@@ -7,7 +7,9 @@
 mod array;
 mod layout;
 mod memory;
+mod process;
 
 pub use array::Array;
 pub use layout::{HEADER_SIZE, Header, MAGIC, MAX_LENGTH, MAX_SECTIONS, Plan, Section, TABLE_AT, Table, VERSION};
 pub use memory::{Access, Memfd, Region};
+pub use process::{Process, namespaces};

@@ -167,6 +167,18 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         self.next = self.next.wrapping_add(messages.len() as u32);
     }
 
+    /// As [`publish_all`](Self::publish_all), without tags.
+    #[inline]
+    pub fn publish_values(&mut self, values: &[T]) {
+        for (ahead, value) in values.iter().enumerate().rev() {
+            self.write(ahead as u32, |to| {
+                *to = *value;
+                (0, ())
+            });
+        }
+        self.next = self.next.wrapping_add(values.len() as u32);
+    }
+
     #[inline(always)]
     fn write<R>(&mut self, ahead: u32, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
         debug_assert!(self.next.wrapping_sub(self.taken) + ahead < self.capacity);

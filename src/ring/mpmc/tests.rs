@@ -1,10 +1,10 @@
 //! Rings against a plain queue, with deaths in the midst of any operation.
 
 use super::*;
-use crate::sync::dies_at;
+use crate::sync::Ordering::Relaxed;
+use crate::sync::{AtomicU32, dies_at};
 use proptest::prelude::*;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 #[test]
 fn layouts_are_as_documented() {
