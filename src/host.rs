@@ -1,23 +1,17 @@
 //! The host's side of joining: spawn or listen, hand out the memory, seal it.
 
 use crate::config::Config;
-use crate::error::{Error, JoinError, Result};
-use crate::join::{Credentials, Identity, Kind, Packet, Received, Refusal, Socket};
+use crate::error::{Error, Result};
+use crate::join::{self, Child, Credentials, Door, Refusal};
 use crate::link::{BellView, End, Link, Side, View};
-use crate::plugin::SOCKET_VARIABLE;
 use crate::region::{Access, Memfd};
-use crate::sync::{self, ForkGuard};
+use crate::sync;
 use crate::wake::{Deadline, Doorbell};
 use core::time::Duration;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with, sockopt,
-};
-use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
 
 /// The side that makes the memory: it spawns plugins, or listens for them.
 ///
@@ -58,41 +52,12 @@ impl Host {
     /// # Errors
     /// [`JoinError::ChildExited`], [`JoinError::NobodyInTime`] and the other reasons of [`JoinError`], in [`Error::Join`];
     /// [`Error::VersionMismatch`]; I/O errors. The child is then killed and reaped.
-    pub fn spawn(&self, mut command: Command) -> Result<Process> {
+    pub fn spawn(&self, command: Command) -> Result<Process> {
         self.config.geometry.check()?;
-        let deadline = Deadline::after(self.patience);
-        let (socket, theirs) = Socket::pair()?;
-        let number = theirs.as_fd().as_raw_fd();
-        command.env(SOCKET_VARIABLE, number.to_string());
-        // SAFETY: runs between fork and exec; makes one system call on a descriptor that is open there, and allocates nothing.
-        unsafe {
-            command.pre_exec(move || {
-                let fd = BorrowedFd::borrow_raw(number);
-                Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
-            });
-        }
-        let guard = fork_guard()?;
-        let child = command.spawn().map_err(Error::std_io("spawn a plugin"))?;
-        drop(theirs);
-        let mut child = OwnedChild { child, grace: Duration::ZERO, guard };
-        let joined = pidfd_open(Pid::from_child(&child.child), PidfdFlags::empty())
-            .map_err(Error::io("open a pidfd for the child"))
-            .and_then(|pidfd| {
-                let hello = socket.expect(Kind::Hello, deadline, Some(pidfd.as_fd()));
-                let hello = hello.inspect_err(|e| refuse_version(&socket, e))?;
-                Guest::new(&self.config, socket, hello, deadline)?.join(Some(pidfd))
-            });
-        match joined {
-            Ok(link) => {
-                child.grace = Duration::from_secs(1);
-                Ok(Process { link, child })
-            }
-            Err(Error::Join(JoinError::HungUp)) => match child.wait_exit(Duration::from_millis(200)) {
-                Some(status) => Err(JoinError::ChildExited { status }.into()),
-                None => Err(JoinError::HungUp.into()),
-            },
-            Err(e) => Err(e),
-        }
+        let (link, child) = Child::spawn(command, self.patience, |guest, pidfd| {
+            Guest { config: self.config.clone(), guest }.join(Some(pidfd))
+        })?;
+        Ok(Process { link, child })
     }
 
     /// Listens on a Unix socket at `path` for processes that connect. The file is removed when the listener is dropped; one
@@ -102,29 +67,7 @@ impl Host {
     /// I/O errors, among them that somebody else listens there; a geometry out of bounds.
     pub fn listen(&self, path: impl AsRef<Path>) -> Result<Listener> {
         self.config.geometry.check()?;
-        let path = path.as_ref().to_path_buf();
-        let address = SocketAddrUnix::new(&path).map_err(Error::io("use the path of a socket"))?;
-        let guard = fork_guard()?;
-        let new_socket = || {
-            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-                .map_err(Error::io("create a socket"))
-        };
-        let socket = new_socket()?;
-        // Before anybody connects, so that the very first packet says who sent it.
-        sockopt::set_socket_passcred(&socket, true).map_err(Error::io("ask for credentials"))?;
-        let mut bound = bind(&socket, &address);
-        // Refused also by a file that is no socket, which is not ours to remove.
-        if bound == Err(rustix::io::Errno::ADDRINUSE)
-            && std::fs::symlink_metadata(&path).is_ok_and(|file| file.file_type().is_socket())
-            && rustix::net::connect(new_socket()?, &address) == Err(rustix::io::Errno::CONNREFUSED)
-        {
-            let _ = std::fs::remove_file(&path);
-            bound = bind(&socket, &address);
-        }
-        bound.map_err(Error::io("bind a socket"))?;
-        let listener = Listener { socket, path, guard, host: self.clone() };
-        listen(&listener.socket, 128).map_err(Error::io("listen on a socket"))?;
-        Ok(listener)
+        Ok(Listener { door: Door::open(path.as_ref())?, host: self.clone() })
     }
 }
 
@@ -135,13 +78,13 @@ impl Host {
 pub struct Process {
     // In this order: the link closes before the child is waited for.
     link: Link,
-    child: OwnedChild,
+    child: Child,
 }
 
 impl Process {
     /// Process id of the child.
     pub fn id(&self) -> u32 {
-        self.child.child.id()
+        self.child.id()
     }
 
     /// Kills the child at once. Calls under way end as [`Error::PeerDied`].
@@ -149,10 +92,7 @@ impl Process {
     /// # Errors
     /// What the system says.
     pub fn kill(&mut self) -> Result<()> {
-        if self.child.guard.forked() {
-            return Err(Error::Forked);
-        }
-        self.child.child.kill().map_err(Error::std_io("kill a plugin"))
+        self.child.kill()
     }
 
     /// Closes the link in order until `deadline`, then waits for the child to exit; kills it after a second.
@@ -160,7 +100,7 @@ impl Process {
     /// # Errors
     /// What the system says of the waiting.
     pub fn shut_down(mut self, deadline: impl Into<Deadline>) -> Result<ExitStatus> {
-        if self.child.guard.forked() {
+        if self.child.forked() {
             return Err(Error::Forked);
         }
         self.link.close(deadline);
@@ -176,50 +116,10 @@ impl core::ops::Deref for Process {
     }
 }
 
-/// A child that is never left behind.
-#[derive(Debug)]
-struct OwnedChild {
-    child: Child,
-    grace: Duration,
-    guard: ForkGuard,
-}
-
-impl OwnedChild {
-    /// How the child ended, if it does within `limit`.
-    fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
-        if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
-            let limit =
-                rustix::event::Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
-            let exited = rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN);
-            let _ = rustix::event::poll(&mut [exited], Some(&limit));
-        }
-        self.child.try_wait().ok().flatten()
-    }
-
-    fn end(&mut self) -> std::io::Result<ExitStatus> {
-        if let Some(status) = self.wait_exit(self.grace) {
-            return Ok(status);
-        }
-        self.child.kill()?;
-        self.child.wait()
-    }
-}
-
-impl Drop for OwnedChild {
-    fn drop(&mut self) {
-        // In a forked copy the child is not ours.
-        if !self.guard.forked() {
-            let _ = self.end();
-        }
-    }
-}
-
 /// Listens for processes that connect. See [`Host::listen`].
 #[derive(Debug)]
 pub struct Listener {
-    socket: OwnedFd,
-    path: PathBuf,
-    guard: ForkGuard,
+    door: Door,
     host: Host,
 }
 
@@ -229,41 +129,20 @@ impl Listener {
     /// # Errors
     /// [`JoinError::NobodyInTime`] if nobody connects. Any other error is about one process that did; the listener goes on.
     pub fn accept(&self, deadline: impl Into<Deadline>) -> Result<Guest> {
-        let deadline = deadline.into();
-        let left = deadline
-            .remaining()
-            .map(|left| rustix::event::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        let mut fds = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
-        match rustix::event::poll(&mut fds, left.as_ref()) {
-            Ok(0) | Err(rustix::io::Errno::INTR) => return Err(JoinError::NobodyInTime.into()),
-            Ok(_) => {}
-            Err(e) => return Err(Error::io("wait for a connection")(e)),
-        }
-        let socket = accept_with(&self.socket, SocketFlags::CLOEXEC).map_err(Error::io("accept a connection"))?;
-        sockopt::set_socket_passcred(&socket, true).map_err(Error::io("ask for credentials"))?;
-        let (socket, deadline) = (Socket::from_fd(socket), deadline.sooner(self.host.patience));
-        let hello = socket.expect(Kind::Hello, deadline, None).inspect_err(|e| refuse_version(&socket, e))?;
-        Guest::new(&self.host.config, socket, hello, Deadline::after(self.host.patience))
+        let guest = self.door.accept(deadline.into(), self.host.patience)?;
+        Ok(Guest { config: self.host.config.clone(), guest })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.door.path()
     }
 }
 
 impl AsFd for Listener {
     /// Readable when somebody connects.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if !self.guard.forked() {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.door.as_fd()
     }
 }
 
@@ -271,26 +150,13 @@ impl Drop for Listener {
 #[derive(Debug)]
 pub struct Guest {
     config: Config,
-    socket: Socket,
-    identity: Identity,
-    deadline: Deadline,
+    guest: join::Guest,
 }
 
 impl Guest {
-    fn new(config: &Config, socket: Socket, hello: Received, deadline: Deadline) -> Result<Self> {
-        let identity = hello.credentials.ok_or(JoinError::Identity { what: "no credentials came with its hello" });
-        match identity.map_err(Error::from).and_then(Identity::of) {
-            Ok(identity) => Ok(Self { config: config.clone(), socket, identity, deadline }),
-            Err(e) => {
-                let _ = socket.send(&Packet::refuse(Refusal::Identity), &[]);
-                Err(e)
-            }
-        }
-    }
-
     /// Who wants in.
     pub fn credentials(&self) -> Credentials {
-        self.identity.credentials
+        self.guest.credentials()
     }
 
     /// Hands out the memory and finishes the handshake.
@@ -303,28 +169,22 @@ impl Guest {
 
     /// Tells the process that it is not admitted: it gets [`JoinError::Refused`].
     pub fn refuse(self) {
-        // It may have gone already.
-        let _ = self.socket.send(&Packet::refuse(Refusal::Policy), &[]);
+        self.guest.refuse(Refusal::Policy);
     }
 
     /// `spawned` is the pidfd of the child that was spawned, which may be another process than the one that attached.
     fn join(self, spawned: Option<OwnedFd>) -> Result<Link> {
-        let (ours, theirs, bells, doorbell) = match self.hand_out() {
-            Ok(made) => made,
-            Err(e) => {
-                let _ = self.socket.send(&Packet::refuse(Refusal::Failed), &[]);
-                return Err(e);
-            }
-        };
-        let Self { config, socket, identity, .. } = self;
-        let peer = identity.credentials;
+        let made = self.hand_out().inspect_err(|_| self.guest.refuse(Refusal::Failed));
+        let (ours, theirs, bells, doorbell) = made?;
+        let Self { config, guest } = self;
+        let (socket, identity) = guest.go()?;
         let mut watched = vec![identity.pidfd];
         watched.extend(spawned);
         let pidfds = watched.len();
-        socket.send(&Packet::new(Kind::Go), &[])?;
         watched.push(socket.into_fd());
         let doorbell = Doorbell::new(doorbell, watched)?;
-        Ok(Link::new(End::new(ours, theirs, bells, Some(doorbell), pidfds, config.options(Side::Host)), peer))
+        let end = End::new(ours, theirs, bells, Some(doorbell), pidfds, config.options(Side::Host));
+        Ok(Link::new(end, identity.credentials))
     }
 
     /// Everything between hello and go.
@@ -343,17 +203,8 @@ impl Guest {
 
         let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
         let (doorbell, their_doorbell) = pair.map_err(Error::io("create a doorbell"))?;
-        let pidfd = pidfd_open(getpid(), PidfdFlags::empty()).map_err(Error::io("open a pidfd of this process"))?;
-        let offer = Packet::new(Kind::Offer).with_nonce(nonce());
-        let fds = [ours.as_fd(), theirs.as_fd(), bells.as_fd(), their_doorbell.as_fd(), pidfd.as_fd()];
-        self.socket.send(&offer, &fds)?;
-        drop(their_doorbell);
-
-        let ack = self.socket.expect(Kind::Ack, self.deadline, Some(self.identity.pidfd.as_fd()))?;
-        if ack.packet.nonce != offer.nonce {
-            return Err(JoinError::Malformed { what: "an acknowledgement of something else" }.into());
-        }
-        self.identity.confirm(ack.credentials.ok_or(JoinError::Identity { what: "no credentials" })?)?;
+        let files = [ours.as_fd(), theirs.as_fd(), bells.as_fd(), their_doorbell.as_fd()];
+        self.guest.offer(0, &files)?;
         // It has its mapping; from here on nobody gets another one that can write.
         theirs.seal_writers()?;
         theirs.check_sealed()?;
@@ -363,21 +214,4 @@ impl Guest {
         // SAFETY: this process alone writes its region; the other one is mapped read-only.
         unsafe { Ok((View::new(mapped, &table)?, View::new(read_only, &table)?, bells, doorbell)) }
     }
-}
-
-fn fork_guard() -> Result<ForkGuard> {
-    ForkGuard::new().map_err(Error::io("map the fork guard"))
-}
-
-/// Tells a process of another version so; the refusal carries our version, which is what it will report.
-fn refuse_version(socket: &Socket, error: &Error) {
-    if matches!(error, Error::VersionMismatch { .. }) {
-        let _ = socket.send(&Packet::refuse(Refusal::Version), &[]);
-    }
-}
-
-/// A number that a plugin cannot know before it was told.
-fn nonce() -> u64 {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    RandomState::new().build_hasher().finish()
 }

@@ -38,8 +38,7 @@ pub mod internals {
     pub use crate::region::Process;
     pub use crate::ring::Place;
     pub mod join {
-        pub use crate::join::{FEATURES, Kind, Packet, Refusal};
-        pub use crate::plugin::SOCKET_VARIABLE;
+        pub use crate::join::{FEATURES, Kind, Packet, Refusal, SOCKET_VARIABLE};
     }
 }
 

@@ -2,21 +2,13 @@
 
 use crate::config::Config;
 use crate::error::{Error, JoinError, Result};
-use crate::join::{Kind, Packet, Refusal, Socket};
+use crate::join::{self, Offer};
 use crate::link::{BellView, End, Geometry, Link, Side, View};
 use crate::region::{Access, Memfd, Table, VERSION};
 use crate::sync;
-use crate::wake::{Deadline, Doorbell};
-use core::time::Duration;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use crate::wake::Doorbell;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-
-/// The environment variable that names the inherited socket.
-pub const SOCKET_VARIABLE: &str = "BUSWAY_SOCKET";
-
-/// How long the host may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The side that uses the memory which its host made.
 ///
@@ -48,7 +40,7 @@ impl Plugin {
     /// # Errors
     /// As [`attach`](Self::attach).
     pub fn attach_with(config: &Config) -> Result<Link> {
-        join(inherited_socket()?, config)
+        begin(Offer::inherited()?, config)
     }
 
     /// Joins the host that [listens](crate::Host::listen) at `path`.
@@ -56,58 +48,29 @@ impl Plugin {
     /// # Errors
     /// I/O errors if nobody listens there; [`JoinError::Refused`]; otherwise as [`attach`](Self::attach).
     pub fn connect(path: impl AsRef<Path>, config: &Config) -> Result<Link> {
-        let address = SocketAddrUnix::new(path.as_ref()).map_err(Error::io("use the path of a socket"))?;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(Error::io("create a socket"))?;
-        connect(&socket, &address).map_err(Error::io("connect to a host"))?;
-        join(Socket::from_fd(socket), config)
+        begin(Offer::connect(path.as_ref())?, config)
     }
 
     /// Whether this process, or one that it descends from, was spawned by a host: for programs that are their own plugin.
     pub fn is_spawned() -> bool {
-        std::env::var_os(SOCKET_VARIABLE).is_some()
+        join::is_spawned()
     }
 }
 
-/// The socket that the host left open for us. Taken once; after that the number may be any other descriptor's.
-fn inherited_socket() -> Result<Socket> {
-    static TAKEN: std::sync::Once = std::sync::Once::new();
-    let mut first = false;
-    TAKEN.call_once(|| first = true);
-    let number = std::env::var(SOCKET_VARIABLE).ok().and_then(|n| n.parse().ok()).filter(|n| first && *n > 2);
-    let number = number.ok_or(JoinError::NotAPlugin)?;
-    // SAFETY: only looked at, by calls that fail if it is not open or no socket.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    if sockopt::socket_type(borrowed) != Ok(SocketType::SEQPACKET) {
-        return Err(JoinError::NotAPlugin.into());
-    }
-    // Our own children are not this host's plugins.
-    rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC)
-        .map_err(Error::io("keep the socket from children"))?;
-    // SAFETY: the host opened it for this process alone, and nobody else takes it.
-    Ok(Socket::from_fd(unsafe { OwnedFd::from_raw_fd(number) }))
-}
-
-fn join(socket: Socket, config: &Config) -> Result<Link> {
-    let deadline = Deadline::after(PATIENCE);
-    socket.send(&Packet::new(Kind::Hello), &[])?;
-    let offer = socket.expect(Kind::Offer, deadline, None)?;
-    let Ok([host_file, own_file, bells_file, doorbell, pidfd]) = <[OwnedFd; 5]>::try_from(offer.fds) else {
-        return Err(JoinError::Malformed { what: "an offer without its five descriptors" }.into());
-    };
-    let (ours, theirs, bells) = match map(host_file, own_file, bells_file) {
-        Ok(views) => views,
-        Err(e) => {
-            let _ = socket.send(&Packet::refuse(Refusal::Failed), &[]);
-            return Err(e);
+fn begin(offer: Offer, config: &Config) -> Result<Link> {
+    let ((ours, theirs, bells, doorbell), host) = offer.accept(|files, place| {
+        if place != 0 {
+            return Err(Error::Unsupported { what: "a link, where the host offers a place in a pool" });
         }
-    };
-    socket.send(&Packet::new(Kind::Ack).with_nonce(offer.packet.nonce), &[])?;
-    socket.expect(Kind::Go, deadline, Some(pidfd.as_fd()))?;
-
-    let peer = socket.peer()?;
-    let doorbell = Doorbell::new(doorbell, vec![pidfd, socket.into_fd()])?;
-    Ok(Link::new(End::new(ours, theirs, bells, Some(doorbell), 1, config.options(Side::Plugin)), peer))
+        let Ok([host_file, own_file, bells_file, doorbell]) = <[OwnedFd; 4]>::try_from(files) else {
+            return Err(JoinError::Malformed { what: "an offer without its five descriptors" }.into());
+        };
+        let (ours, theirs, bells) = map(host_file, own_file, bells_file)?;
+        Ok((ours, theirs, bells, doorbell))
+    })?;
+    let doorbell = Doorbell::new(doorbell, host.watched)?;
+    let end = End::new(ours, theirs, bells, Some(doorbell), 1, config.options(Side::Plugin));
+    Ok(Link::new(end, host.credentials))
 }
 
 /// Maps the regions and finds everything in them.

@@ -115,7 +115,7 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
         ("Entry", unfold(entry, "value", body)),
         ("Reply cell", unfold(cell, "body", reply)),
         ("Stats", stats),
-        ("Packet", fields!(Packet => Packet { magic, version, kind, features, nonce, reason, zero })),
+        ("Packet", fields!(Packet => Packet { magic, version, kind, features, nonce, reason, place })),
     ]
 }
 

@@ -20,7 +20,8 @@ pub struct Packet {
     pub nonce: u64,
     /// Of a refusal: a [`Refusal`].
     pub reason: u32,
-    pub zero: u32,
+    /// Of an offer: the place of the plugin in a pool, 0 for a link.
+    pub place: u32,
 }
 
 /// What a packet is.
@@ -47,7 +48,7 @@ pub enum Refusal {
 impl Packet {
     /// A packet of this kind with nothing else in it.
     pub fn new(kind: Kind) -> Self {
-        Self { magic: MAGIC, version: VERSION, kind: kind as u32, features: FEATURES, nonce: 0, reason: 0, zero: 0 }
+        Self { magic: MAGIC, version: VERSION, kind: kind as u32, features: FEATURES, nonce: 0, reason: 0, place: 0 }
     }
 
     /// The same packet with this nonce.

@@ -1,0 +1,117 @@
+//! A child process that joins over a socket which it inherits.
+
+use super::{Guest, Socket};
+use crate::error::{Error, JoinError, Result};
+use crate::sync::ForkGuard;
+use crate::wake::Deadline;
+use core::time::Duration;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitStatus};
+
+/// The environment variable that names the inherited socket.
+pub const SOCKET_VARIABLE: &str = "BUSWAY_SOCKET";
+
+/// A child that is never left behind: dropped, it gets a moment to exit by itself, is killed if it does not, and reaped.
+#[derive(Debug)]
+pub struct Child {
+    child: std::process::Child,
+    grace: Duration,
+    guard: ForkGuard,
+}
+
+impl Child {
+    /// Spawns a child and lets `join` finish its handshake, which it has begun; `join` also gets the child's pidfd.
+    ///
+    /// # Errors
+    /// [`JoinError::ChildExited`], [`JoinError::NobodyInTime`], what `join` says, I/O errors. The child is then killed and
+    /// reaped.
+    pub fn spawn<T>(
+        mut command: Command,
+        patience: Duration,
+        join: impl FnOnce(Guest, OwnedFd) -> Result<T>,
+    ) -> Result<(T, Self)> {
+        let deadline = Deadline::after(patience);
+        let (socket, theirs) = Socket::pair()?;
+        let number = theirs.as_fd().as_raw_fd();
+        command.env(SOCKET_VARIABLE, number.to_string());
+        // SAFETY: runs between fork and exec; makes one system call on a descriptor that is open there, and allocates nothing.
+        unsafe {
+            command.pre_exec(move || {
+                let fd = BorrowedFd::borrow_raw(number);
+                Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?)
+            });
+        }
+        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
+        let child = command.spawn().map_err(Error::std_io("spawn a plugin"))?;
+        drop(theirs);
+        let mut child = Self { child, grace: Duration::ZERO, guard };
+        let joined = pidfd_open(Pid::from_child(&child.child), PidfdFlags::empty())
+            .map_err(Error::io("open a pidfd for the child"))
+            .and_then(|pidfd| join(Guest::greet(socket, deadline, deadline, Some(pidfd.as_fd()))?, pidfd));
+        match joined {
+            Ok(joined) => {
+                child.grace = Duration::from_secs(1);
+                Ok((joined, child))
+            }
+            Err(Error::Join(JoinError::HungUp)) => match child.wait_exit(Duration::from_millis(200)) {
+                Some(status) => Err(JoinError::ChildExited { status }.into()),
+                None => Err(JoinError::HungUp.into()),
+            },
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Process id of the child.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether this is a forked copy, whose child it is not.
+    pub fn forked(&self) -> bool {
+        self.guard.forked()
+    }
+
+    /// Kills the child at once.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn kill(&mut self) -> Result<()> {
+        if self.forked() {
+            return Err(Error::Forked);
+        }
+        self.child.kill().map_err(Error::std_io("kill a plugin"))
+    }
+
+    /// How the child ended, if it does within `limit`.
+    fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
+        if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
+            let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
+            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
+        }
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits for the child to exit; kills it after a second.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn end(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.wait_exit(self.grace) {
+            return Ok(status);
+        }
+        self.child.kill()?;
+        self.child.wait()
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.forked() {
+            let _ = self.end();
+        }
+    }
+}
