@@ -12,7 +12,7 @@
 use busway::region::Array;
 use busway::ring::mpmc::{Ends, Ring, Snapshot, entry_at};
 use busway::slots::owned::{Class, GivenUp, Handle, Header, Orphans, Progress, Reply, Start, Table};
-use busway::sync::{AtomicU64, FutexWord, dies_at, futex_wait, futex_wake, set_thread_number, spin_loop};
+use busway::sync::{AtomicU32, AtomicU64, FutexWord, dies_at, futex_wait, futex_wake, set_thread_number, spin_loop};
 use busway_loom_tests::{Failure, Model};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -42,6 +42,7 @@ type Body = u64;
 
 struct Memory {
     slots: Box<[Header<Body>]>,
+    bells: Box<[AtomicU32]>,
     hints: [AtomicU64; 1],
     entries: Box<[AtomicU64]>,
     ends: [Ends; 1],
@@ -60,6 +61,7 @@ impl Memory {
         // Its word begins here, where nothing has happened that it could hand over.
         Arc::new(Self {
             slots: (0..slots).map(|_| Header::new(GENERATION, 0)).collect(),
+            bells: (0..slots).map(|_| AtomicU32::new(0)).collect(),
             hints: [AtomicU64::new(0)],
             entries: (0..CAPACITY).map(|i| entry_at(i, CAPACITY, START)).collect(),
             ends: [Ends::new(START)],
@@ -71,7 +73,8 @@ impl Memory {
         let class = Class { size: 0, count: self.slots.len() as u32, payload: NonNull::dangling() };
         // SAFETY: the memory outlives its members, and is written through them alone; no payload has any bytes.
         let (table, ring) = unsafe {
-            let table = Table::new(Array::of(&self.slots), Array::of(&self.hints), &[class], me);
+            let table =
+                Table::new(Array::of(&self.slots), Array::of(&self.bells), Array::of(&self.hints), &[class], me);
             (table, Ring::new(Array::of(&self.entries), Array::of(&self.ends), QUEUE))
         };
         Member { table, ring, memory: self.clone() }
@@ -130,7 +133,7 @@ impl Member {
         let payload = apart.then(|| self.table.alloc(0).expect("a slot for the reply"));
         self.write(payload.unwrap_or(slot), 2 * value);
         if self.table.reply(slot, payload).expect("executed by us") == Reply::Wake {
-            futex_wake(self.table.header(slot.index).expect("a slot").bell(), 1, false);
+            futex_wake(self.table.bell(slot.index).expect("a slot"), 1, false);
         }
         Some(value)
     }
@@ -163,7 +166,7 @@ impl Member {
                 ended => return self.complete(slot, ended),
             }
             if let Ok(bell) = self.table.sleep(slot).expect("our call") {
-                futex_wait(FutexWord::shared(self.table.header(slot.index).expect("a slot").bell(), bell), None);
+                futex_wait(FutexWord::shared(self.table.bell(slot.index).expect("a slot"), bell), None);
             }
         }
     }
@@ -182,7 +185,7 @@ impl Member {
 
     fn recover(&self, dead: u16) {
         let present = Snapshot::of([&self.ring]);
-        let wake = |index| futex_wake(self.table.header(index).expect("a slot").bell(), 1, false);
+        let wake = |index| futex_wake(self.table.bell(index).expect("a slot"), 1, false);
         self.table.recover(
             dead,
             Orphans::Execute,

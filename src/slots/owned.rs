@@ -65,14 +65,12 @@ use crossbeam_utils::CachePadded;
 
 /// A slot's header: its word, what belongs to it, and a body of the layer above. Zeroed memory is a free slot.
 ///
-/// With a body of 40 bytes it is one cache line, so a small payload travels with its word.
+/// With a body of 48 bytes it is one cache line, so a small payload travels with its word.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Header<B> {
     word: AtomicU64,
     ext: AtomicU64,
-    bell: AtomicU32,
-    _zero: u32,
     /// What the layer above keeps here; written by who holds the slot.
     pub body: PeerCell<B>,
 }
@@ -80,13 +78,7 @@ pub struct Header<B> {
 impl<B: NoUninit + AnyBitPattern> Header<B> {
     /// A free slot, as if it had been used `generation` times; zeroed memory is `new(0, zeroed)`.
     pub fn new(generation: u32, body: B) -> Self {
-        Self {
-            word: AtomicU64::new(Word::free(generation).bits()),
-            ext: AtomicU64::new(0),
-            bell: AtomicU32::new(0),
-            _zero: 0,
-            body: PeerCell::new(body),
-        }
+        Self { word: AtomicU64::new(Word::free(generation).bits()), ext: AtomicU64::new(0), body: PeerCell::new(body) }
     }
 
     /// The word as it is now. Acquires.
@@ -94,12 +86,6 @@ impl<B: NoUninit + AnyBitPattern> Header<B> {
     pub fn word(&self) -> Word {
         let order = if mutant("owned: word without acquire") { Ordering::Relaxed } else { Ordering::Acquire };
         Word::from_bits(self.word.load(order))
-    }
-
-    /// What the caller sleeps on.
-    #[inline(always)]
-    pub fn bell(&self) -> &AtomicU32 {
-        &self.bell
     }
 
     fn store(&self, word: Word) {
@@ -154,6 +140,8 @@ struct Range {
 #[derive(Debug)]
 pub struct Table<B> {
     slots: Array<Header<B>>,
+    /// For each slot, what the caller sleeps on.
+    bells: Array<AtomicU32>,
     /// A bit for each slot that is in use, or in a place; each class begins with a word of its own. Advice only.
     hints: Array<AtomicU64>,
     classes: Box<[Range]>,
@@ -183,7 +171,13 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
     /// # Safety
     /// The arrays lie in memory that outlives the table, which every process writes by the rules of this module alone,
     /// and so do the payloads. `me` is no other living process's number, and was recovered if it was somebody's before.
-    pub unsafe fn new(slots: Array<Header<B>>, hints: Array<AtomicU64>, classes: &[Class], me: u16) -> Self {
+    pub unsafe fn new(
+        slots: Array<Header<B>>,
+        bells: Array<AtomicU32>,
+        hints: Array<AtomicU64>,
+        classes: &[Class],
+        me: u16,
+    ) -> Self {
         assert!((1..=MAX_PARTICIPANT).contains(&me), "participants are numbered from 1");
         let (mut first, mut words) = (0u32, 0);
         let classes: Box<[Range]> = classes
@@ -195,9 +189,9 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
                 range
             })
             .collect();
-        assert!(first <= slots.count() && first <= MAX_SLOTS && words <= hints.count());
+        assert!(first <= slots.count().min(bells.count()) && first <= MAX_SLOTS && words <= hints.count());
         let places = || CachePadded::new(core::array::from_fn(|_| AtomicU32::new(0)));
-        Self { slots, hints, classes, me, places: (0..NUMBERED_THREADS).map(|_| places()).collect() }
+        Self { slots, bells, hints, classes, me, places: (0..NUMBERED_THREADS).map(|_| places()).collect() }
     }
 
     /// The number of this participant.
@@ -226,6 +220,12 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
     #[inline(always)]
     pub fn header(&self, index: u32) -> Option<&Header<B>> {
         (index < self.count()).then(|| self.slots.at(index))
+    }
+
+    /// What the caller of a slot sleeps on, if there is a slot of this number.
+    #[inline(always)]
+    pub fn bell(&self, index: u32) -> Option<&AtomicU32> {
+        (index < self.count()).then(|| self.bells.at(index))
     }
 
     /// Where a slot's payload lies, and how many bytes it may have.

@@ -37,7 +37,7 @@ pub use core::sync::atomic::Ordering;
 pub use crash::{crash, dies_at};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, fence, futex_wait, futex_wait_any,
-    futex_wake, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number, yield_now,
+    futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number, yield_now,
 };
 #[cfg(busway_loom)]
 pub use imp::{explore_steps, set_thread_number, with_mutant};

@@ -9,6 +9,7 @@
 
 use super::Woken;
 use core::cell::Cell;
+use core::num::NonZeroU32;
 use core::sync::atomic::Ordering::{self, SeqCst};
 pub use loom::sync::MutexGuard;
 pub use loom::sync::atomic::fence;
@@ -138,22 +139,29 @@ pub fn with_mutant<R>(name: &'static str, body: impl FnOnce() -> R) -> R {
 pub struct FutexWord<'a> {
     word: &'a AtomicU32,
     expected: u32,
+    bits: NonZeroU32,
 }
 
 impl<'a> FutexWord<'a> {
     /// A word in shared memory.
     pub fn shared(word: &'a AtomicU32, expected: u32) -> Self {
-        Self { word, expected }
+        Self { word, expected, bits: NonZeroU32::MAX }
     }
 
     /// A word of this process.
     pub fn private(word: &'a AtomicU32, expected: u32) -> Self {
-        Self { word, expected }
+        Self { word, expected, bits: NonZeroU32::MAX }
+    }
+
+    /// The same, to be woken only for one of these bits.
+    pub fn for_bits(self, bits: NonZeroU32) -> Self {
+        Self { bits, ..self }
     }
 }
 
 struct Sleeper {
     addresses: Vec<usize>,
+    bits: u32,
     thread: loom::thread::Thread,
 }
 
@@ -176,7 +184,8 @@ pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
         return Woken::TimedOut;
     }
     let addresses = words.iter().map(|w| core::ptr::from_ref(w.word).addr()).collect();
-    sleepers.push(Sleeper { addresses, thread: loom::thread::current() });
+    let bits = words.iter().fold(0, |bits, word| bits | word.bits.get());
+    sleepers.push(Sleeper { addresses, bits, thread: loom::thread::current() });
     drop(sleepers);
     loom::thread::park();
     Woken::Look
@@ -184,10 +193,15 @@ pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
 
 /// Wakes up to `count` sleepers of `word`, the longest asleep first.
 pub fn futex_wake(word: &AtomicU32, count: u32, _private: bool) {
+    futex_wake_bits(word, count, NonZeroU32::MAX);
+}
+
+/// Wakes up to `count` sleepers of `word` that sleep for one of `bits`.
+pub fn futex_wake_bits(word: &AtomicU32, count: u32, bits: NonZeroU32) {
     let address = core::ptr::from_ref(word).addr();
     let mut left = count;
     SLEEPERS.lock().unwrap().retain(|s| {
-        let hit = left > 0 && s.addresses.contains(&address);
+        let hit = left > 0 && s.bits & bits.get() != 0 && s.addresses.contains(&address);
         if hit {
             left -= 1;
             s.thread.unpark();

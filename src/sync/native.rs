@@ -116,17 +116,23 @@ pub struct FutexWord<'a> {
     word: &'a AtomicU32,
     expected: u32,
     private: bool,
+    bits: NonZeroU32,
 }
 
 impl<'a> FutexWord<'a> {
     /// A word in memory shared with another process.
     pub fn shared(word: &'a AtomicU32, expected: u32) -> Self {
-        Self { word, expected, private: false }
+        Self { word, expected, private: false, bits: NonZeroU32::MAX }
     }
 
     /// A word of this process alone.
     pub fn private(word: &'a AtomicU32, expected: u32) -> Self {
-        Self { word, expected, private: true }
+        Self { word, expected, private: true, bits: NonZeroU32::MAX }
+    }
+
+    /// The same, to be woken only for one of these bits.
+    pub fn for_bits(self, bits: NonZeroU32) -> Self {
+        Self { bits, ..self }
     }
 
     fn flags(self) -> Flags {
@@ -150,10 +156,11 @@ fn woken(result: rustix::io::Result<()>) -> Woken {
 /// Sleeps while `word` has the expected value, until woken or until `until` (nanoseconds of [`now`]; `None` is for ever).
 pub fn futex_wait(word: FutexWord<'_>, until: Option<u64>) -> Woken {
     let until = until.map(timespec);
-    woken(futex::wait_bitset(word.word, word.flags(), word.expected, until.as_ref(), NonZeroU32::MAX))
+    woken(futex::wait_bitset(word.word, word.flags(), word.expected, until.as_ref(), word.bits))
 }
 
-/// Sleeps while all `words` (at most four) have their expected values; one word is a plain [`futex_wait`].
+/// Sleeps while all `words` (at most four) have their expected values; one word is a plain [`futex_wait`], and only there
+/// do bits count.
 ///
 /// Several words need Linux 5.16; where the call is missing or forbidden this returns [`Woken::Unsupported`].
 pub fn futex_wait_any(words: &[FutexWord<'_>], until: Option<u64>) -> Woken {
@@ -179,6 +186,11 @@ pub fn futex_wake(word: &AtomicU32, count: u32, private: bool) {
     let flags = if private { Flags::PRIVATE } else { Flags::empty() };
     // A failure means that the address is not mapped, which our own references rule out.
     let _ = futex::wake(word, flags, count.min(i32::MAX as u32));
+}
+
+/// Wakes up to `count` sleepers of `word`, shared with other processes, that sleep [for](FutexWord::for_bits) one of `bits`.
+pub fn futex_wake_bits(word: &AtomicU32, count: u32, bits: NonZeroU32) {
+    let _ = futex::wake_bitset(word, Flags::empty(), count.min(i32::MAX as u32), bits);
 }
 
 /// Nanoseconds of `CLOCK_MONOTONIC`, which every process of a machine shares.

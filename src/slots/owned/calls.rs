@@ -139,14 +139,14 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
         }
     }
 
-    /// Says that the caller is about to sleep, and returns the value of the [bell](Header::bell) while which it may; or
+    /// Says that the caller is about to sleep, and returns the value of the [bell](Table::bell) while which it may; or
     /// how the call has ended meanwhile.
     ///
     /// # Errors
     /// [`Gone`] if it is not a call of this participant.
     pub fn sleep(&self, slot: Handle) -> Result<Result<u32, Progress>, Gone> {
         let header = self.header(slot.index).ok_or(Gone)?;
-        let bell = header.bell.load(Ordering::Acquire);
+        let bell = self.bells.at(slot.index).load(Ordering::Acquire);
         if mutant("owned: W set without looking again") {
             header.word.fetch_or(Word::default().with_sleeper().bits(), Ordering::AcqRel);
             return Ok(Ok(bell));
@@ -224,7 +224,7 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
             return Ok(Reply::Seen);
         }
         crash();
-        header.bell.fetch_add(1, Ordering::AcqRel);
+        self.bells.at(slot.index).fetch_add(1, Ordering::AcqRel);
         Ok(Reply::Wake)
     }
 

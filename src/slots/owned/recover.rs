@@ -58,7 +58,7 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
                 State::Replied | State::Died | State::Unrun
                     if word.asleep() && !mutant("owned: recovery does not ring") =>
                 {
-                    header.bell.fetch_add(1, Ordering::AcqRel);
+                    self.bells.at(index).fetch_add(1, Ordering::AcqRel);
                     wake(index);
                 }
                 // It may have lain in a place of the dead process. In one of a living process it is found there anyhow.

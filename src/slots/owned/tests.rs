@@ -13,12 +13,13 @@ const PARTICIPANTS: usize = 3;
 
 #[test]
 fn a_header_is_a_cache_line() {
-    assert_eq!(size_of::<Header<[u64; 5]>>(), 64);
+    assert_eq!(size_of::<Header<[u64; 6]>>(), 64);
     assert_eq!(hint_words([64, 65, 1]), 4);
 }
 
 struct Memory {
     slots: Vec<Header<u64>>,
+    bells: [AtomicU32; SLOTS as usize],
     hints: [AtomicU64; 2],
     entries: [Vec<AtomicU64>; 2],
     ends: [[Ends; 1]; 2],
@@ -34,6 +35,7 @@ impl Memory {
     fn new(generation: u32, start: u64) -> Self {
         Self {
             slots: (0..SLOTS).map(|_| Header::new(generation, 0)).collect(),
+            bells: [const { AtomicU32::new(0) }; SLOTS as usize],
             hints: [const { AtomicU64::new(0) }; 2],
             entries: [0, 1].map(|_| (0..CAPACITY).map(|i| entry_at(i, CAPACITY, start)).collect()),
             ends: [0, 1].map(|_| [Ends::new(start)]),
@@ -50,7 +52,7 @@ impl Memory {
         // SAFETY: the memory outlives its members, and is reached through them alone.
         unsafe {
             Member {
-                table: Table::new(Array::of(&self.slots), Array::of(&self.hints), &classes, me),
+                table: Table::new(Array::of(&self.slots), Array::of(&self.bells), Array::of(&self.hints), &classes, me),
                 rings: [0, 1].map(|n| Ring::new(Array::of(&self.entries[n]), Array::of(&self.ends[n]), n as u8)),
             }
         }
