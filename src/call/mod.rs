@@ -8,6 +8,7 @@ pub const INLINE_REPLY: usize = 40;
 
 mod bus;
 mod bytes;
+mod ended;
 mod loan;
 mod message;
 mod pending;
@@ -15,6 +16,7 @@ mod request;
 
 pub use bus::{Bus, Hold, Refused};
 pub use bytes::PeerBytes;
+pub use ended::{Ended, Stop};
 pub use loan::{Loan, Payload};
 pub use message::{Data, Message};
 pub use pending::{Pending, Ticket};

@@ -1,10 +1,10 @@
 //! The caller's side: waiting for replies, taking them, giving up.
 
-use super::end::{End, Stop};
+use super::end::End;
 use super::sending::Tx;
 use super::waiting::ReplySpot;
 use super::words::{self, reply};
-use crate::call::{Data, Ticket, reject};
+use crate::call::{Data, Stop, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::sync::{Ordering, fence, mutant, prefetch_read};

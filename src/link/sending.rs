@@ -5,11 +5,11 @@
 //! because every lock taken after a publication waits for its cache line to arrive.
 
 use super::calls::FreeCells;
-use super::end::{End, Stop};
+use super::end::End;
 use super::intake::Taken;
 use super::waiting::{ArenaSpot, SpaceSpot};
 use super::words::{self, Body, entry};
-use crate::call::{Bus, Loan, Message, Payload, Pending, Ticket};
+use crate::call::{Bus, Loan, Message, Payload, Pending, Stop, Ticket};
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;

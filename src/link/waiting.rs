@@ -1,8 +1,8 @@
 //! Waiting, and the four things one can wait for.
 
-use super::end::{End, Stop};
+use super::end::End;
 use super::intake::IntakeWords;
-use crate::call::Ticket;
+use crate::call::{Stop, Ticket};
 use crate::sync::{self, AtomicU32, FutexWord, Ordering, mutant};
 use crate::wake::{Deadline, HOW_BITS, How, Spot, starts_with_futex};
 use core::cell::Cell;
