@@ -67,6 +67,9 @@ pub enum Error {
         /// The method number that was called.
         method: u32,
     },
+    /// The pool has no queue of this name.
+    #[error("the pool has no queue of this name; its host chooses them")]
+    NoSuchQueue,
     /// The payload is larger than the largest slot.
     #[error(
         "a payload of {len} bytes is larger than the largest slot, {max} bytes; split it or configure a larger size class"

@@ -10,6 +10,7 @@ mod host;
 mod join;
 mod link;
 mod plugin;
+pub mod pool;
 #[doc(hidden)]
 pub mod region;
 pub mod ring;

@@ -68,7 +68,7 @@ fn begin(offer: Offer, config: &Config) -> Result<Link> {
         let (ours, theirs, bells) = map(host_file, own_file, bells_file)?;
         Ok((ours, theirs, bells, doorbell))
     })?;
-    let doorbell = Doorbell::new(doorbell, host.watched)?;
+    let doorbell = Doorbell::new(doorbell, host.watched.into())?;
     let end = End::new(ours, theirs, bells, Some(doorbell), 1, config.options(Side::Plugin));
     Ok(Link::new(end, host.credentials))
 }

@@ -49,6 +49,12 @@ impl<'a> Loan<'a> {
         Loan { slot: self.slot.take(), len: self.len, inline: self.inline, hold: self.hold.clone().into_owned() }
     }
 
+    /// Whether it is a slot, and not part of the message.
+    #[inline(always)]
+    pub(crate) fn in_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
     /// Takes the slot out, which has to be one of `bus`: the caller now answers for it.
     ///
     /// # Errors

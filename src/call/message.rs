@@ -164,3 +164,19 @@ impl Drop for Message<'_> {
         }
     }
 }
+
+/// Copies bytes that travel inline. What is behind them stays as it was.
+#[inline(always)]
+pub fn copy_short<const N: usize>(to: &mut [u64; N], bytes: &[u8])
+where
+    [u64; N]: bytemuck::Pod,
+{
+    let to = bytemuck::bytes_of_mut(to);
+    // The common lengths without a call of memcpy.
+    match bytes.len() {
+        32 => to[..32].copy_from_slice(bytes),
+        16 => to[..16].copy_from_slice(bytes),
+        8 => to[..8].copy_from_slice(bytes),
+        len => to[..len].copy_from_slice(bytes),
+    }
+}

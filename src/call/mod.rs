@@ -18,6 +18,6 @@ pub use bus::{Bus, Hold, Refused};
 pub use bytes::PeerBytes;
 pub use ended::{Ended, Stop};
 pub use loan::{Loan, Payload};
-pub use message::{Data, Message};
+pub use message::{Data, Message, copy_short};
 pub use pending::{Pending, Ticket};
-pub use request::{Head, Request, reject};
+pub use request::{Head, Request, guarded, reject};

@@ -252,3 +252,9 @@ impl fmt::Debug for Request<'_> {
         f.debug_struct("Request").field("head", &self.head).field("message", &self.message).finish()
     }
 }
+
+/// Runs a handler; its panic ends the request, which answers for itself, and not the thread.
+pub fn guarded(handler: &dyn Fn(Request<'_>), request: Request<'_>) {
+    // The panic hook has reported it; a request is unwind-safe because dropping it answers the call.
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request)));
+}

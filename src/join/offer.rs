@@ -32,7 +32,7 @@ pub struct HostIdentity {
     /// Who it is.
     pub credentials: Credentials,
     /// Its pidfd, and the socket, which hangs up when it is gone.
-    pub watched: Vec<OwnedFd>,
+    pub watched: [OwnedFd; 2],
 }
 
 impl Offer {
@@ -74,7 +74,7 @@ impl Offer {
         })?;
         socket.send(&Packet::new(Kind::Ack).with_nonce(nonce), &[])?;
         socket.expect(Kind::Go, deadline, Some(pidfd.as_fd()))?;
-        Ok((mapped, HostIdentity { credentials: socket.peer()?, watched: vec![pidfd, socket.into_fd()] }))
+        Ok((mapped, HostIdentity { credentials: socket.peer()?, watched: [pidfd, socket.into_fd()] }))
     }
 }
 

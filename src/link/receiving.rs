@@ -2,10 +2,9 @@
 
 use super::end::{End, Handler};
 use super::intake::{BAD_CELL, CHUNK, Taken};
-use super::sending::copy_short;
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
-use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, reject};
+use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, copy_short, guarded, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
@@ -392,12 +391,6 @@ impl Bus for End {
             None => unreachable!("a borrowed end is alive"),
         }
     }
-}
-
-/// Runs a handler; its panic ends the request, which answers for itself, and not the thread.
-fn guarded(handler: &dyn Fn(Request<'_>), request: Request<'_>) {
-    // The panic hook has reported it; a request is unwind-safe because dropping it answers the call.
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handler(request)));
 }
 
 /// Requests received together. See [`Link::recv_batch`](crate::Link::recv_batch).

@@ -9,7 +9,7 @@ use super::end::End;
 use super::intake::Taken;
 use super::waiting::{ArenaSpot, SpaceSpot};
 use super::words::{self, Body, entry};
-use crate::call::{Bus, Loan, Message, Payload, Pending, Stop, Ticket};
+use crate::call::{Bus, Loan, Message, Payload, Pending, Stop, Ticket, copy_short};
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
@@ -344,22 +344,6 @@ impl End {
     pub(super) fn nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
         let needs = Needs { kind: entry::CALL, parent: Some(parent) };
         self.send(needs, method, payload, deadline, false)
-    }
-}
-
-/// Copies bytes that travel inline. What is behind them stays as it was.
-#[inline(always)]
-pub(super) fn copy_short<const N: usize>(to: &mut [u64; N], bytes: &[u8])
-where
-    [u64; N]: bytemuck::Pod,
-{
-    let to = bytemuck::bytes_of_mut(to);
-    // The common lengths without a call of memcpy.
-    match bytes.len() {
-        32 => to[..32].copy_from_slice(bytes),
-        16 => to[..16].copy_from_slice(bytes),
-        8 => to[..8].copy_from_slice(bytes),
-        len => to[..len].copy_from_slice(bytes),
     }
 }
 

@@ -50,7 +50,7 @@ pub struct Rows {
 impl Rows {
     /// One row.
     pub fn one(kind: Kind, number: u8) -> Self {
-        Self { kind, bits: NonZeroU32::MIN.rotate_left(number.into()) }
+        Self { kind, bits: NonZeroU32::new(1 << (number % 32)).expect("one bit") }
     }
 
     /// Their numbers, in ascending order.

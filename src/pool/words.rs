@@ -59,8 +59,6 @@ pub mod state {
 #[derive(Debug)]
 #[repr(C)]
 pub struct Place {
-    /// 1 once the process has left in order: it will not touch the segment any more.
-    pub left: Line,
     /// For receivers, by queue.
     pub requests: Line,
     /// For senders that wait for room, by queue.
@@ -180,6 +178,12 @@ pub fn plan(config: &PoolConfig) -> Result<Table> {
     Ok(plan.finish()?)
 }
 
+/// Both ends of a queue.
+pub fn ends(view: &View, queue: usize) -> Array<Ends> {
+    // SAFETY: in the region that the view keeps.
+    unsafe { Array::of(core::slice::from_ref(&view.queues.at(queue as u32).ends)) }
+}
+
 /// The segment, mapped, and what lies in it.
 #[derive(Debug)]
 pub struct View {
@@ -285,9 +289,7 @@ pub fn init(region: &Region, table: &Table) {
     for s in table.sections() {
         match s.kind {
             kind::CONTROL => fill(region, s, |_| Control { state: line() }),
-            kind::PLACES => {
-                fill(region, s, |_| Place { left: line(), requests: line(), room: line(), slots: line() });
-            }
+            kind::PLACES => fill(region, s, |_| Place { requests: line(), room: line(), slots: line() }),
             kind::QUEUES => fill(region, s, |_| Queue {
                 ends: Ends::new(0),
                 requests: Row::new(),

@@ -93,6 +93,18 @@ impl SlotId {
         Self(NonZeroU64::MIN.saturating_add(u64::from(class) << 32 | u64::from(number)))
     }
 
+    /// A slot of another kind of bus, which knows it by these bits.
+    #[inline(always)]
+    pub fn from_bits(bits: NonZeroU64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits it was made from.
+    #[inline(always)]
+    pub fn bits(self) -> u64 {
+        self.0.get()
+    }
+
     /// Size class.
     #[inline(always)]
     pub fn class(self) -> u8 {

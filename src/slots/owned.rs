@@ -237,6 +237,12 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
         Some((unsafe { class.class.payload.add(offset) }, class.class.size))
     }
 
+    /// The class of a slot, if there is one of this number.
+    #[inline]
+    pub fn class_of(&self, index: u32) -> Option<u8> {
+        self.range_of(index).map(|range| range.number as u8)
+    }
+
     fn range_of(&self, index: u32) -> Option<&Range> {
         self.classes.iter().find(|range| index.wrapping_sub(range.first) < range.class.count)
     }
