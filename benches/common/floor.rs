@@ -9,6 +9,7 @@
 //! - `call-in`: the caller fills the request in place, the peer sums it in place, the sum returns in the peer's line.
 //! - `call`, parked: the lines are futexes and both sides sleep at once: a round trip is two wake-ups,
 //!   and carries the sequence alone.
+//! - `pool-call`, `pool-call-in`: as without `pool-`.
 //! - `event`: a ring of 64-byte entries, one way; the reader says how far it is once in a quarter of the ring.
 //! - `spsc`, `mpmc`: the same with entries of 16 bytes and as many as the case says; one under way is a `call` of 8 bytes.
 //!
@@ -56,12 +57,12 @@ impl System for Floor {
         let (len, n) = (case.bytes, case.n);
         // One message is under way, whatever the case asks of the others.
         match (case.name, case.regime) {
-            ("call", Regime::Hot) => Some(call(&shared, len, n)),
+            ("call" | "pool-call", Regime::Hot) => Some(call(&shared, len, n)),
             // However a system sleeps, the floor is the bare futex.
-            ("call" | "call-fd", Regime::ParkedSame | Regime::ParkedCross) => {
+            ("call" | "call-fd" | "pool-call", Regime::ParkedSame | Regime::ParkedCross) => {
                 Some(parked(&shared, case.regime.peer_cpu(), n))
             }
-            ("call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
+            ("call-in" | "pool-call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
             ("event", Regime::Hot) if len == EVENT => Some(stream::<RING, LINE, INLINE, EVENT>(&shared, n)),
             ("spsc" | "mpmc", Regime::Hot) if len == 8 => match case.inflight {
                 1 => Some(call(&shared, len, n)),

@@ -3,9 +3,10 @@
 #![allow(clippy::disallowed_types, reason = "bare on purpose: below the library, and not for loom")]
 
 use std::sync::atomic::{AtomicU32, Ordering::Acquire};
-use std::{hint, panic, ptr};
+use std::time::Instant;
+use std::{hint, panic, ptr, thread};
 
-use super::machine;
+use super::machine::{self, PEER_CPU};
 
 /// Anonymous memory that a forked peer shares.
 pub struct Shared {
@@ -101,4 +102,25 @@ pub fn sleep_until(word: &AtomicU32, old: u32, value: u32) {
 pub fn wake(word: &AtomicU32) {
     // SAFETY: the word is live; the kernel uses its address alone.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, 1) };
+}
+
+/// Kills a child of this process by `kill`, and returns when it was seen to be dead, by a thread on the CPU that it leaves.
+pub fn killed(pid: u32, kill: impl FnOnce()) -> Instant {
+    thread::scope(|scope| {
+        // SAFETY: plain numbers; the child is not reaped yet, so the number is its own.
+        let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as libc::c_int;
+        assert!(pidfd >= 0, "cannot open a pidfd");
+        let seen = scope.spawn(move || {
+            machine::pin(PEER_CPU).expect("pinned");
+            let mut fd = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
+            // SAFETY: one live structure.
+            while unsafe { libc::poll(&mut fd, 1, -1) } != 1 {}
+            Instant::now()
+        });
+        kill();
+        let seen = seen.join().expect("the thread that watches");
+        // SAFETY: opened above, and nobody else's.
+        unsafe { libc::close(pidfd) };
+        seen
+    })
 }
