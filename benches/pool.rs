@@ -55,14 +55,17 @@ impl System for Busway {
             return Some(recovery(case));
         }
         let pool = pool(case);
-        let _worker = spawn(&pool, case, "serve");
+        let worker = spawn(&pool, case, "serve");
         let queue = pool.queue("work").expect("a queue");
-        Some(match (case.name, case.inflight) {
+        let sample = match (case.name, case.inflight) {
             ("pool-call", 1) => call(queue, case),
             ("pool-call", _) => in_flight(queue, case),
             ("pool-call-in", _) => call_in(&pool, queue, case),
             _ => return None,
-        })
+        };
+        pool.close(Deadline::NEVER);
+        assert!(worker.wait().expect("reaped").success());
+        Some(sample)
     }
 }
 

@@ -90,6 +90,7 @@ impl Seat {
         wait: bool,
     ) -> Result<Handle> {
         self.usable()?;
+        self.rings[usize::from(queue)].prefetch();
         let (patience, len) = (wait.then_some(deadline), payload.len());
         let slot = match payload {
             Payload::Loan(loan) if loan.in_slot() && len > INLINE_REQUEST => {

@@ -56,7 +56,7 @@ pub use typed::{Cell, TypedRing};
 pub use crate::slots::owned::Handle;
 
 use crate::region::Array;
-use crate::sync::{AtomicU64, Ordering, crash, mutant};
+use crate::sync::{AtomicU64, Ordering, crash, mutant, prefetch_write};
 use core::ptr::NonNull;
 use crossbeam_utils::CachePadded;
 
@@ -292,6 +292,12 @@ impl Ring {
         }
     }
 
+    /// Asks for the entry that will be filled next, as far as this process knows.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch_write(self.entry(self.seen_tail.load(Ordering::Relaxed)));
+    }
+
     /// Installs a slot where there was room; `false` if another was quicker.
     #[inline(always)]
     fn install(&self, spot: &Spot, slot: Handle) -> bool {
@@ -342,6 +348,9 @@ impl Ring {
                     }
                     continue;
                 };
+                if S::CLEARS {
+                    prefetch_write(self.entry(position));
+                }
                 if mutant("mpmc: entry cleared before the slot is taken") {
                     self.swap(position, entry, Entry::empty(cycle + 1));
                 }

@@ -2,7 +2,7 @@
 
 use super::{Gone, Handle, Header, State, Table, Word};
 use crate::ring::mpmc::Slots;
-use crate::sync::{Ordering, crash, mutant};
+use crate::sync::{Ordering, crash, mutant, prefetch_write};
 use bytemuck::{AnyBitPattern, NoUninit};
 
 /// How far a call is, for its caller.
@@ -269,6 +269,8 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
     #[inline(always)]
     fn take_as(&self, slot: Handle, ring: u8, state: State) -> bool {
         let Some(header) = self.header(slot.index) else { return false };
+        // Read first, the line would come to be shared, and then once more to be written.
+        prefetch_write(header);
         let taken = header.update(|word| {
             if !word.queued(slot.generation, ring) {
                 Err(Gone)
