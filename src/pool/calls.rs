@@ -8,7 +8,7 @@ use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::slots::owned::{GivenUp, Handle, Progress, Reply, State};
-use crate::sync::{futex_wake, prefetch_read};
+use crate::sync::{demote, futex_wake, prefetch_read};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
@@ -219,13 +219,17 @@ impl Bus for Seat {
         // SAFETY: as large as asked for, and written by this process alone: it executes the one, and owns the other. The
         // bytes may be those of the request.
         unsafe { base.copy_from(NonNull::from(bytes).cast(), len) }
-        self.answer_with(head, apart, |body| (body.what, body.length) = (reply::SLOT, len as u32))
+        self.answer_with(head, apart, |body| (body.what, body.length) = (reply::SLOT, len as u32))?;
+        demote(base, len);
+        Ok(())
     }
 
     #[inline]
     fn answer_in(&self, head: Head, slot: SlotId, len: usize, _released: Option<SlotRef>) -> Result<()> {
         let apart = handle_of(slot.bits());
-        self.answer_with(head, Some(apart), |body| (body.what, body.length) = (reply::SLOT, len as u32))
+        self.answer_with(head, Some(apart), |body| (body.what, body.length) = (reply::SLOT, len as u32))?;
+        demote(self.payload(apart.index).0, len);
+        Ok(())
     }
 
     #[cold]

@@ -8,7 +8,8 @@ use super::words::{Body, DEADLINE, INLINE_REQUEST};
 use crate::call::{Loan, Payload, Stop, copy_short};
 use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
-use crate::slots::owned::Handle;
+use crate::slots::owned::{Handle, Header};
+use crate::sync::demote;
 use crate::wake::Deadline;
 use core::ptr::NonNull;
 use core::time::Duration;
@@ -113,15 +114,29 @@ impl Seat {
             (body.what, body.length) = (method, len as u32);
         });
         let sent = self.enqueue(queue, what, slot, patience)?;
+        if len > INLINE_REQUEST {
+            demote(self.payload(slot.index).0, len);
+        }
         self.tally.sent(len);
         Ok(sent)
     }
 
     #[inline(always)]
     pub(super) fn write(&self, slot: Handle, write: impl FnOnce(&mut Body)) {
-        let header = self.table.header(slot.index).expect("a slot that this process holds exists");
         // SAFETY: who holds a slot alone writes its body, and those who read it do so before or afterwards.
-        unsafe { header.body.write_with(write) }
+        unsafe { self.header(slot).body.write_with(write) }
+    }
+
+    /// After a request was sent of which nobody here does anything but wait: its worker comes to the header next (measured: 600
+    /// to 530 ns a round trip; but 240 to 290 ns a request, where many are under way).
+    #[inline(always)]
+    pub(super) fn hand_over(&self, slot: Handle) {
+        demote(NonNull::from(self.header(slot)).cast(), 1);
+    }
+
+    #[inline(always)]
+    fn header(&self, slot: Handle) -> &Header<Body> {
+        self.table.header(slot.index).expect("a slot that this process holds exists")
     }
 
     /// Puts a slot of ours into a queue. If that fails, the slot is freed.

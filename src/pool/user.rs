@@ -256,6 +256,7 @@ impl<'a> Queue<'a> {
         deadline: impl Into<Deadline>,
     ) -> Result<Message<'a>> {
         let ticket = self.send_call(method, payload.into(), deadline.into(), true)?;
+        self.seat.hand_over(Handle { index: ticket.cell(), generation: ticket.generation() });
         let data = self.seat.finish_call(&ticket)?;
         // SAFETY: received here just now.
         Ok(unsafe { Message::new(data, self.seat.hold()) })

@@ -36,8 +36,9 @@ pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
 pub use crash::{crash, dies_at};
 pub use imp::{
-    AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, fence, futex_wait, futex_wait_any,
-    futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number, yield_now,
+    AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, demote, fence, futex_wait,
+    futex_wait_any, futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number,
+    yield_now,
 };
 #[cfg(busway_loom)]
 pub use imp::{explore_steps, set_thread_number, with_mutant};

@@ -229,6 +229,9 @@ pub fn spin_loop() {
 pub fn prefetch_read(_at: core::ptr::NonNull<u8>, _len: usize) {}
 
 /// As above.
+pub fn demote(_at: core::ptr::NonNull<u8>, _len: usize) {}
+
+/// As above.
 pub fn prefetch_write<T>(_line: &T) {}
 
 /// Lets another thread run.
