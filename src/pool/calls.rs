@@ -8,7 +8,7 @@ use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::slots::owned::{GivenUp, Handle, Progress, Reply, State};
-use crate::sync::{demote, futex_wake, prefetch_read};
+use crate::sync::{demote, futex_wake, prefetch_read, prefetch_write};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
@@ -47,7 +47,7 @@ impl Seat {
             // One that this process has not is taken for ended, and found out below.
             progress => Some(progress.ok()),
         };
-        match self.wait(&ReplySpot { seat: self, slot }, ticket.deadline, None, look) {
+        match self.wait(&ReplySpot { seat: self, slot }, ticket.deadline, None, Some(&self.first_look), look) {
             Ok(_) => self.take_reply(slot),
             Err(stop) => self.stop_waiting(slot, stop),
         }
@@ -127,6 +127,8 @@ impl Seat {
             return Err(Error::Forked);
         }
         let slot = Handle { index, generation };
+        // Its caller may have looked, and taken the line away.
+        prefetch_write(self.header(slot));
         self.write(slot, write);
         let replied = self.table.reply(slot, apart).map_err(|_| {
             apart.inspect(|apart| self.free(*apart));

@@ -2,6 +2,7 @@
 
 use super::parking::Parking;
 use super::stats::Tally;
+use super::waiting::FirstLook;
 use super::watch::Watch;
 use super::words::{Body, View, state};
 use crate::call::{Ended, Hold, Stop};
@@ -25,6 +26,7 @@ pub struct Seat {
     /// Of the thread that waited last, for [`Spin`].
     pub(super) cpu: AtomicU32,
     pub(super) unknown_cpu: AtomicU32,
+    pub(super) first_look: FirstLook,
     /// How the pool ended, as [`Ended`]; 0 while it has not.
     ended: AtomicU32,
     /// This process takes and sends nothing any more.
@@ -53,6 +55,7 @@ impl Seat {
             spin: Spin::new(idle),
             cpu: AtomicU32::new(0),
             unknown_cpu: AtomicU32::new(0),
+            first_look: FirstLook::new(),
             ended: AtomicU32::new(0),
             leaving: AtomicBool::new(false),
             tally: Tally::default(),

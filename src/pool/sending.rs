@@ -61,7 +61,7 @@ impl Seat {
         self.tally.full();
         let deadline = deadline.ok_or(Error::Full)?;
         let spot = RowSpot { seat: self, rows: Rows::one(Kind::Slots, class) };
-        self.wait(&spot, deadline, RECHECK, || self.table.alloc(class)).map_err(Stop::refusal)
+        self.wait(&spot, deadline, RECHECK, None, || self.table.alloc(class)).map_err(Stop::refusal)
     }
 
     /// Frees a slot of ours that was not sent.
@@ -135,7 +135,7 @@ impl Seat {
     }
 
     #[inline(always)]
-    fn header(&self, slot: Handle) -> &Header<Body> {
+    pub(super) fn header(&self, slot: Handle) -> &Header<Body> {
         self.table.header(slot.index).expect("a slot that this process holds exists")
     }
 
@@ -169,7 +169,9 @@ impl Seat {
         let waited = match patience {
             None => Err(Error::Full),
             Some(deadline) => self
-                .wait(&spot, deadline, RECHECK, || self.try_enqueue(queue, what, slot).map_err(|back| slot = back).ok())
+                .wait(&spot, deadline, RECHECK, None, || {
+                    self.try_enqueue(queue, what, slot).map_err(|back| slot = back).ok()
+                })
                 .map_err(Stop::refusal),
         };
         waited.inspect_err(|_| self.free(slot))

@@ -4,7 +4,7 @@ use super::member::Seat;
 use super::parking::{Kind, Rows};
 use crate::call::Stop;
 use crate::slots::owned::{Handle, State};
-use crate::sync::{self, FutexWord, Ordering, PeerWord, fence, futex_wait, mutant};
+use crate::sync::{self, AtomicU32, FutexWord, Ordering, PeerWord, fence, futex_wait, mutant};
 use crate::wake::Deadline;
 use core::time::Duration;
 
@@ -54,18 +54,60 @@ impl Spot for ReplySpot<'_> {
     fn unpark(&self) {}
 }
 
+/// How long a caller leaves its slot alone at first.
+///
+/// A look takes the cache line away from the worker that is about to take the request, or to answer it. So callers look for
+/// the first time just when the reply is likely to be there, as far as that is less than [`Self::MOST`] turns of a spin away:
+/// a little later after each look that came too early, a little earlier again after many that did not (measured: a
+/// round trip of 490 ns becomes one of 430).
+#[derive(Debug)]
+pub(super) struct FirstLook(AtomicU32);
+
+impl FirstLook {
+    const MOST: u32 = 24;
+    /// Parts of a turn.
+    const PARTS: u32 = 8;
+
+    pub fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    #[inline(always)]
+    fn wait(&self) {
+        for _ in 0..self.0.load(Ordering::Relaxed) / Self::PARTS {
+            sync::spin_loop();
+        }
+    }
+
+    /// The reply was there after so many looks in vain.
+    #[inline(always)]
+    fn learn(&self, looks: u32) {
+        let parts = self.0.load(Ordering::Relaxed);
+        if looks == 0 {
+            self.0.store(parts.saturating_sub(1), Ordering::Relaxed);
+        } else if looks < Self::MOST - parts / Self::PARTS {
+            self.0.store(parts + Self::PARTS, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Seat {
     /// Spins until `look` finds something, or `turns` are over, or waiting is in vain.
     #[inline(always)]
-    fn spin<R>(&self, turns: u32, deadline: Deadline, look: &mut impl FnMut() -> Option<R>) -> Result<Option<R>, Stop> {
-        for turn in 1..=turns {
+    fn spin<R>(
+        &self,
+        turns: u32,
+        deadline: Deadline,
+        look: &mut impl FnMut() -> Option<R>,
+    ) -> Result<Option<(R, u32)>, Stop> {
+        for turn in 0..turns {
             if let Some(found) = look() {
                 self.spin.paid();
                 self.tally.spin_paid();
-                return Ok(Some(found));
+                return Ok(Some((found, turn)));
             }
             sync::spin_loop();
-            if turn.is_multiple_of(128) {
+            if turn % 128 == 127 {
                 self.stopped(deadline)?;
             }
         }
@@ -79,18 +121,20 @@ impl Seat {
         spot: &impl Spot,
         deadline: Deadline,
         recheck: Option<Duration>,
+        first: Option<&FirstLook>,
         mut look: impl FnMut() -> Option<R>,
     ) -> Result<R, Stop> {
         let (turns, yields) = self.spin.begin(&self.cpu, PeerWord::of(&self.unknown_cpu));
-        if let Some(found) = self.spin(turns, deadline, &mut look)? {
+        let first = first.filter(|_| turns > 0);
+        first.inspect(|first| first.wait());
+        if let Some((found, looks)) = self.spin(turns, deadline, &mut look)? {
+            first.inspect(|first| first.learn(looks));
             return Ok(found);
         }
-        if turns == u32::MAX {
+        while turns == u32::MAX {
             // It never parks.
-            loop {
-                if let Some(found) = self.spin(u32::MAX, deadline, &mut look)? {
-                    return Ok(found);
-                }
+            if let Some((found, _)) = self.spin(turns, deadline, &mut look)? {
+                return Ok(found);
             }
         }
         self.spun_in_vain(turns);
@@ -169,7 +213,7 @@ impl Seat {
             self.end_search(rows);
         }
         match spun {
-            Ok(Some(found)) => {
+            Ok(Some((found, _))) => {
                 if search != Search::Nobody {
                     self.hand_on(queues);
                 }
