@@ -76,17 +76,6 @@ impl End {
         Ok(unsafe { Loan::new(slot, len, self.hold()) })
     }
 
-    /// Whether a slot for so many bytes can be had without waiting. A hint.
-    fn has_slot(&self, len: usize) -> bool {
-        self.arena.class_for(len).is_ok_and(|class| match self.arena.loan(class) {
-            Some(slot) => {
-                self.arena.give_back(slot);
-                true
-            }
-            None => false,
-        })
-    }
-
     /// Loans a slot of at least `len` bytes: its address and its number.
     #[inline(always)]
     pub(super) fn slot(&self, len: usize, deadline: Option<Deadline>) -> Result<(NonNull<u8>, SlotId)> {
@@ -518,11 +507,14 @@ impl<'a> Batch<'a> {
     fn push_long(&mut self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {
         let end = self.end;
         end.usable(false)?;
-        if !end.has_slot(bytes.len()) {
-            // What is gathered may be what the other side has to see before it gives slots back.
-            self.flush();
-        }
-        let slot = end.slot(bytes.len(), wait.then_some(deadline))?;
+        let slot = match end.slot(bytes.len(), None) {
+            Err(Error::Full) => {
+                // What is gathered may be what the other side has to see before it gives slots back.
+                self.flush();
+                end.slot(bytes.len(), wait.then_some(deadline))?
+            }
+            other => other?,
+        };
         let carry = end.carry_copy(slot, bytes, needs);
         self.gather(needs, method, bytes.len(), deadline, wait, carry).inspect_err(|_| end.unloan(slot.1))
     }
@@ -537,6 +529,9 @@ impl<'a> Batch<'a> {
         wait: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
     ) -> Result<Ticket> {
+        if self.end.doubtful() {
+            self.end.usable(false)?;
+        }
         if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
             self.reserve(needs, deadline, wait)?;
         }

@@ -7,6 +7,7 @@ use crate::region::{Array, Plan, Region, Table};
 use crate::ring::spsc::Entry;
 use crate::slots::arena::SizeClass;
 use crate::sync::{AtomicU32, AtomicU64, PeerCell, PeerWord};
+use crate::wake::HOW_BITS;
 use core::ptr::NonNull;
 
 /// Kinds of sections.
@@ -164,6 +165,14 @@ pub mod reply {
 pub const CALL_GENERATION: u32 = (1 << 30) - 1;
 /// Both bits of `how` in a call word: the call was given up.
 pub const GIVEN_UP: u32 = 3;
+
+/// How the caller sleeps, by its call word: a value of [`How`](crate::wake::How), or 0 if it is awake or gave the call up.
+pub fn asleep(call_word: u32) -> u32 {
+    match call_word & ((1 << HOW_BITS) - 1) {
+        GIVEN_UP => 0,
+        how => how,
+    }
+}
 
 /// Counters in the `stats` section, for tools.
 #[derive(Debug)]
