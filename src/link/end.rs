@@ -1,4 +1,4 @@
-//! One end of a link: both regions, and what this process knows about them.
+//! One end of a link: the two regions and the bells, and what this process knows about them.
 
 use super::calls::Calls;
 use super::intake::{Intake, IntakeWords, Nudge};
@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// A function that serves requests.
 pub type Handler = dyn Fn(Request<'_>) + Send + Sync;
 
-/// What a thread of this process may wait for besides a reply, unless it says otherwise.
+/// What one end was told to do its own way: see [`Config`](crate::Config).
 #[derive(Clone, Debug)]
 pub struct Options {
     pub idle: Idle,
@@ -47,7 +47,7 @@ pub struct End {
     pub(super) spin: Spin,
     pub(super) sleep: Sleep,
     pub(super) doorbell: Option<Doorbell>,
-    /// The peer's control socket, if there is one; the doorbell watches a duplicate.
+    /// How many of the descriptors that the doorbell watches are pidfds; they come first, control sockets after them.
     pub(super) pidfds: usize,
     /// How the link ended, as [`Ended`]; 0 while it has not.
     pub(super) ended: AtomicU32,

@@ -1,6 +1,7 @@
 //! Which words of the regions lie where. `docs/layout.md` is this file in prose; a test keeps them equal.
 //!
-//! Every struct here is generic over its words: [`AtomicU32`] for the region's writer, [`PeerWord`] for the other side.
+//! What lies in a region of one writer is generic over its words: [`AtomicU32`] for the writer, [`PeerWord`] for the other
+//! side. [`Bells`] lie in the region that both write, and are [`AtomicU32`] for both.
 
 use crate::error::{JoinError, Result};
 use crate::region::{Array, Plan, Region, Table};
