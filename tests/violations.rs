@@ -10,11 +10,11 @@ use busway::internals::link::words::{
 use busway::region::{HEADER_SIZE, Table};
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
-use busway::sync::futex_wake;
 use busway::{Deadline, Error, Link, Process, Violation};
 use common::payload::{Random, bytes};
 use common::procfs::regions;
 use common::{SOON, Setup, argument, assert_err, attach, emulated, finish, roles, serve, spawn, until, watchdog};
+use rustix::thread::futex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::thread;
 use std::time::Duration;
@@ -293,13 +293,14 @@ fn a_violation_ends_the_calls_of_all_threads() {
 fn rings_on() {
     let link = attach();
     let region = Region::with(kind::BELLS);
-    let requests = &region.section::<Bells>(kind::BELLS)[0].requests.0;
+    // SAFETY: a word, which comes first among the host's bells; the mapping stays.
+    let requests = unsafe { &*region.section::<Bells>(kind::BELLS).as_ptr().cast::<AtomicU32>() };
     let reply = &region.section::<AtomicU32>(kind::REPLY_BELLS)[FIRST.0 as usize];
     speak_unasked();
     while !link.is_closed() {
         for bell in [requests, reply] {
             bell.fetch_add(1, Release);
-            futex_wake(bell, u32::MAX, false);
+            futex::wake(bell, futex::Flags::empty(), i32::MAX as u32).expect("wake");
         }
         // To learn of the end. Dropped, a request would be answered.
         std::mem::forget(link.try_recv());
