@@ -111,8 +111,7 @@ fn host_forks() {
         let (pending, dropped, mut batch) = unsafe { (taken(&pending), taken(&dropped), taken(&batch)) };
         assert!(pending.is_ready(), "waiting does not wait");
         is_forked("wait", pending.wait());
-        // It may gather what it has room for, but nothing of it leaves.
-        let _ = batch.send(ECHO, b"from the fork", SOON);
+        is_forked("gather", batch.send(ECHO, b"from the fork", SOON));
         batch.flush();
         drop((reply, owned, loan, dropped, batch));
     });
@@ -173,6 +172,7 @@ fn plugin_forks() {
                 is_forked("nested call", request.call(ECHO, b"", SOON).map(drop));
                 is_forked("reply", request.reply(b"from the fork"));
             });
+            in_fork(|| is_forked("long reply", slot.take().expect("a request").reply(&bytes(2, 500))));
             in_fork(|| drop(slot.take()));
             let request = slot.take().expect("a request");
             assert!(request.bytes() == bytes(1, request.len())[..]);

@@ -14,11 +14,12 @@ use busway::{Deadline, Error, Link, Process, Violation};
 use common::payload::{Random, bytes};
 use common::procfs::regions;
 use common::{SOON, Setup, argument, assert_err, attach, emulated, finish, roles, serve, spawn, until, watchdog};
+use rustix::thread::futex;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::thread;
 use std::time::Duration;
 
-roles!(lies, echo, scribbles);
+roles!(lies, echo, scribbles, rings_on);
 
 const CALL: u32 = 1;
 
@@ -179,14 +180,17 @@ const LIES: &[Lie] = {
                 ReplyBody { length: 65, inline, ..ReplyBody::default() },
             );
         }),
-        lie("a message on the control socket", Receives, ControlMessage, |_| {
-            let socket: i32 = std::env::var("BUSWAY_SOCKET").expect("spawned").parse().expect("a number");
-            // SAFETY: the link keeps it open as long as it lives.
-            let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
-            rustix::net::send(socket, b"boo", rustix::net::SendFlags::empty()).expect("send");
-        }),
+        lie("a message on the control socket", Receives, ControlMessage, |_| speak_unasked()),
     ]
 };
+
+/// Sends something over the control socket.
+fn speak_unasked() {
+    let socket: i32 = std::env::var("BUSWAY_SOCKET").expect("spawned").parse().expect("a number");
+    // SAFETY: the link keeps it open as long as it lives.
+    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+    rustix::net::send(socket, b"boo", rustix::net::SendFlags::empty()).expect("send");
+}
 
 /// Tells the lie it is told to, once the host has called if that is whom it lies to.
 fn lies() {
@@ -283,6 +287,36 @@ fn a_violation_ends_the_calls_of_all_threads() {
         }
     });
     finish(plugin);
+}
+
+/// Rings all the time for who waits for the host's requests and for the reply of its first call.
+fn rings_on() {
+    let link = attach();
+    let region = Region::with(kind::BELLS);
+    // SAFETY: a word, which comes first among the host's bells; the mapping stays.
+    let requests = unsafe { &*region.section::<Bells>(kind::BELLS).as_ptr().cast::<AtomicU32>() };
+    let reply = &region.section::<AtomicU32>(kind::REPLY_BELLS)[FIRST.0 as usize];
+    speak_unasked();
+    while !link.is_closed() {
+        for bell in [requests, reply] {
+            bell.fetch_add(1, Release);
+            futex::wake(bell, futex::Flags::empty(), i32::MAX as u32).expect("wake");
+        }
+        // To learn of the end. Dropped, a request would be answered.
+        std::mem::forget(link.try_recv());
+    }
+}
+
+#[test]
+fn a_plugin_that_rings_all_the_time_keeps_nobody_from_looking_at_the_descriptors() {
+    let _watchdog = watchdog();
+    for idle in ["adaptive", "park"] {
+        for victim in [Victim::Receives, Victim::Calls] {
+            let plugin = Setup::default().idle(idle).spawn("rings_on");
+            assert_eq!(find_out(&plugin, victim), Violation::ControlMessage, "{idle}");
+            finish(plugin);
+        }
+    }
 }
 
 /// Serves as an honest plugin does, while another thread writes over everything that the host reads.

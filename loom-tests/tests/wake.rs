@@ -21,7 +21,12 @@ const SLOT: Model = Model::new("wake: a loaner asleep for a slot").bound(3);
 const OWN_SLOT: Model = Model::new("wake: a loaner asleep for a slot that its own side holds");
 const NESTED: Model = Model::new("wake: a caller asleep serves a nested call").bound(2);
 const BATCH: Model = Model::new("wake: a caller asleep, its reply one of a batch").bound(3);
+const BATCH_AND_RECEIVER: Model =
+    Model::new("wake: a caller asleep, its reply one of a batch whose last look finds nothing").bound(2);
+const AFTER_BATCHES: Model =
+    Model::new("wake: a caller asleep, its reply after two batches, of which the first ended first").bound(3);
 const END: Model = Model::new("wake: asleep when the other side closes").bound(3);
+const TWO_CLOSE: Model = Model::new("wake: asleep when two threads of the other side close").bound(2);
 
 fn take_one(ends: &Ends) {
     let _ = ends.plugin.recv(Deadline::NEVER).expect("a message");
@@ -184,6 +189,35 @@ fn batch() {
     caller.join().unwrap();
 }
 
+/// The last look of a batch sees an event, which another receiver takes.
+fn batch_beside_a_receiver() {
+    let ends = ends(Idle::Park);
+    let caller = on_thread(&ends, |ends| {
+        ends.host.call(1, b"", Deadline::NEVER).expect("a reply");
+    });
+    let mut batch = ends.plugin.recv_batch(2, Deadline::NEVER).expect("a request");
+    ends.host.try_send(2, b"").expect("room");
+    let receiver = on_thread(&ends, |ends| drop(ends.plugin.try_recv().expect("an open link")));
+    for request in batch.by_ref() {
+        request.reply(b"").expect("an open link");
+    }
+    drop(batch);
+    caller.join().unwrap();
+    receiver.join().unwrap();
+}
+
+fn after_batches() {
+    let ends = ends(Idle::Park);
+    let batches = [(); 2].map(|()| ends.plugin.recv_batch(0, Deadline::NEVER).expect("an open link"));
+    batches.into_iter().for_each(drop);
+    let caller = on_thread(&ends, |ends| {
+        ends.host.call(1, b"", Deadline::NEVER).expect("a reply");
+    });
+    let request = ends.plugin.recv(Deadline::NEVER).expect("a request");
+    request.reply(b"").expect("an open link");
+    caller.join().unwrap();
+}
+
 /// The other side closes while a thread waits. Dropping a link does the same.
 fn close(ends: &Ends) {
     ends.plugin.close(Deadline::from_nanos(1));
@@ -196,6 +230,17 @@ fn receiver_at_the_end() {
     });
     close(&ends);
     receiver.join().unwrap();
+}
+
+fn receiver_at_the_end_of_two() {
+    let ends = ends(Idle::Park);
+    let receiver = on_thread(&ends, |ends| {
+        assert!(matches!(ends.host.recv(Deadline::NEVER), Err(Error::Closed)));
+    });
+    let other = on_thread(&ends, close);
+    close(&ends);
+    receiver.join().unwrap();
+    other.join().unwrap();
 }
 
 fn loaner_at_the_end() {
@@ -347,8 +392,23 @@ fn a_batch_fences_when_it_ends() {
 }
 
 #[test]
+fn a_batch_ends_with_a_fence_though_its_last_look_found_nothing() {
+    BATCH_AND_RECEIVER.holds(batch_beside_a_receiver);
+}
+
+#[test]
+fn batches_leave_nothing_behind_in_whatever_order_they_end() {
+    AFTER_BATCHES.holds(after_batches);
+}
+
+#[test]
 fn the_end_wakes_a_receiver() {
     END.holds(receiver_at_the_end);
+}
+
+#[test]
+fn the_end_wakes_a_receiver_whoever_closes() {
+    TWO_CLOSE.holds(receiver_at_the_end_of_two);
 }
 
 #[test]

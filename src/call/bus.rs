@@ -23,10 +23,11 @@ pub trait Bus: Send + Sync {
     fn loan_reply(&self, len: usize, deadline: Option<Deadline>) -> Result<Option<(NonNull<u8>, SlotId)>>;
     /// Answers a call with a copy of `bytes`. The slot of the request, `released`, goes back with the answer; so below.
     ///
-    /// Waits for a slot as long as the caller waits for the reply. If there is none the caller is told so, and ours too.
+    /// Waits for a slot until the caller's deadline, without one not at all. If there is none, both the caller and whoever
+    /// answers are told so; if the call was given up, nobody is, and this succeeds.
     fn answer(&self, head: Head, bytes: &[u8], released: Option<SlotRef>) -> Result<()>;
     /// Answers a call with `len` bytes in a loaned slot.
-    fn answer_in(&self, head: Head, slot: SlotId, len: usize, released: Option<SlotRef>) -> Result<()>;
+    fn answer_in(&self, head: Head, slot: (NonNull<u8>, SlotId), len: usize, released: Option<SlotRef>) -> Result<()>;
     /// Answers a call without a payload.
     fn refuse(&self, head: Head, why: Refused, released: Option<SlotRef>) -> Result<()>;
     /// Calls the other side on behalf of a call that is being served, and waits for the reply.

@@ -55,18 +55,18 @@ impl<'a> Loan<'a> {
         self.slot.is_some()
     }
 
-    /// Takes the slot out, which has to be one of `bus`: the caller now answers for it.
+    /// Takes the slot out, which has to be one of `bus`, and of which there is one: the caller now answers for it.
     ///
     /// # Errors
     /// It is none of `bus`, and comes back to its own.
     #[inline(always)]
-    pub(crate) fn into_slot(mut self, bus: *const ()) -> Result<SlotId> {
+    pub(crate) fn into_slot(mut self, bus: *const ()) -> Result<(NonNull<u8>, SlotId)> {
         if core::ptr::from_ref(&*self.hold).cast::<()>() != bus {
             return Err(Error::Unsupported { what: "a loan of another link" });
         }
         match self.slot.take() {
-            Some((_, slot)) => Ok(slot),
-            None => unreachable!("a loan without a slot is short"),
+            Some(slot) => Ok(slot),
+            None => unreachable!("asked of loans in slots alone"),
         }
     }
 }

@@ -109,7 +109,7 @@ impl<'a> Request<'a> {
     ///
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Timeout`] or, if the caller set no deadline, [`Error::Full`] at once, because a handler
-    /// that waits for ever for its caller's slots might wait for itself; the link's end.
+    /// that waits for ever for its caller's slots might wait for itself; how the link ended, if it has to wait.
     #[inline(always)]
     pub fn loan(&self, len: usize) -> Result<Loan<'a>> {
         let slot = self.message.hold().loan_reply(len, self.head.patience())?;
@@ -119,10 +119,12 @@ impl<'a> Request<'a> {
 
     /// Answers with a payload: bytes, copied once, or a loan.
     ///
-    /// An answer to a call that was given up meanwhile is discarded, and this succeeds. On an event it does nothing.
+    /// Bytes that do not fit the reply itself (40) wait for a slot, as [`loan`](Self::loan) does; nothing else waits. An answer
+    /// to a call that was given up meanwhile is discarded, and this succeeds. On an event it does nothing.
     ///
     /// # Errors
-    /// As [`loan`](Self::loan); the caller then gets [`reject::NO_SLOT`].
+    /// As [`loan`](Self::loan), or [`Error::Unsupported`] for a loan of another link; the caller then gets
+    /// [`reject::NO_SLOT`]. How the link ended.
     #[inline(always)]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
         if self.answered {
@@ -146,7 +148,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    /// Answers with a copy of `value`.
+    /// Answers with a copy of `value`, which may wait for a slot as [`reply`](Self::reply) does.
     ///
     /// # Errors
     /// As [`reply`](Self::reply).

@@ -76,7 +76,8 @@ impl Calls {
         (calls, FreeCells { free: (0..count).rev().collect(), given_up: Vec::with_capacity(count as usize) })
     }
 
-    /// Takes a free cell, unless no more than `reserve` are left: its number and the generation of the call.
+    /// Takes a free cell, unless no more than `reserve` are left: its number and the generation of the call. The reserve is
+    /// approximate: a thread takes the cell that it keeps warm without counting what is left.
     #[inline]
     pub fn take(&self, cells: &mut FreeCells, reserve: u32) -> Option<(u32, u32)> {
         let cell = self.take_warm().or_else(|| self.take_cold(cells, reserve))?;
@@ -212,9 +213,4 @@ impl Calls {
     pub fn spins_paid(&self) -> u64 {
         self.cells.iter().map(|c| c.spins_paid.load(Ordering::Relaxed)).sum()
     }
-}
-
-/// The mutant "cell free at once when given up", for the model of giving up.
-pub fn frees_at_once() -> bool {
-    mutant("call: cell free at once when given up")
 }

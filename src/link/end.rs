@@ -1,9 +1,9 @@
-//! One end of a link: both regions, and what this process knows about them.
+//! One end of a link: the two regions and the bells, and what this process knows about them.
 
 use super::calls::Calls;
 use super::intake::{Intake, IntakeWords, Nudge};
 use super::sending::Tx;
-use super::words::{BellView, View, state};
+use super::words::{self, BellView, View, state};
 use crate::call::{Ended, Hold, Request, Stop};
 use crate::error::{Error, Result, Violation};
 use crate::ring::spsc::Producer;
@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 /// A function that serves requests.
 pub type Handler = dyn Fn(Request<'_>) + Send + Sync;
 
-/// What a thread of this process may wait for besides a reply, unless it says otherwise.
+/// What one end was told to do its own way: see [`Config`](crate::Config).
 #[derive(Clone, Debug)]
 pub struct Options {
     pub idle: Idle,
@@ -47,7 +47,7 @@ pub struct End {
     pub(super) spin: Spin,
     pub(super) sleep: Sleep,
     pub(super) doorbell: Option<Doorbell>,
-    /// The peer's control socket, if there is one; the doorbell watches a duplicate.
+    /// How many of the descriptors that the doorbell watches are pidfds; they come first, control sockets after them.
     pub(super) pidfds: usize,
     /// How the link ended, as [`Ended`]; 0 while it has not.
     pub(super) ended: AtomicU32,
@@ -169,17 +169,16 @@ impl End {
 
     /// Wakes every sleeper of both sides, whatever it waits for.
     fn wake_everybody(&self) {
-        let asleep = |call_word: u32| call_word & ((1 << HOW_BITS) - 1) != 0;
         for bells in [&self.bells.ours, &self.bells.theirs] {
             for bell in [&bells.requests, &bells.room, &bells.slots] {
                 ring_bell(&bell.0, u32::MAX);
             }
         }
         for cell in 0..self.ours.cells.count() {
-            if asleep(self.theirs.call_words.at(cell).hint()) {
+            if words::asleep(self.theirs.call_words.at(cell).hint()) != 0 {
                 ring_bell(self.bells.theirs.replies.at(cell), u32::MAX);
             }
-            if asleep(self.ours.call_words.at(cell).load(Ordering::Relaxed)) {
+            if words::asleep(self.ours.call_words.at(cell).load(Ordering::Relaxed)) != 0 {
                 ring_bell(self.bells.ours.replies.at(cell), u32::MAX);
             }
         }
@@ -238,6 +237,13 @@ impl End {
             return Err(self.ended_now().map_or(Error::Closed, Ended::refusal));
         }
         Ok(())
+    }
+
+    /// Whether something that this process knows by itself speaks against sending, which [`usable`](Self::usable) then names:
+    /// a look at private memory only.
+    #[inline(always)]
+    pub(super) fn doubtful(&self) -> bool {
+        self.forked() || self.draining.load(Ordering::Relaxed) || self.ended.load(Ordering::Relaxed) != 0
     }
 
     // ---- waking the peer
@@ -304,7 +310,7 @@ impl End {
     #[cold]
     fn notify_sleeping_caller(&self, cell: u32, generation: u32, slots: bool) {
         let word = self.theirs.call_words.at(cell).hint();
-        let how = if word >> HOW_BITS == generation { word & ((1 << HOW_BITS) - 1) } else { 0 };
+        let how = if word >> HOW_BITS == generation { words::asleep(word) } else { 0 };
         if how == How::Futex as u32 {
             ring_bell(self.bells.theirs.replies.at(cell), 1);
         }
@@ -325,9 +331,8 @@ impl End {
     fn notify_sleepers_of_batch(&self) {
         for cell in 0..self.ours.cells.count() {
             let word = self.theirs.call_words.at(cell).hint();
-            let (generation, how) = (word >> HOW_BITS, word & ((1 << HOW_BITS) - 1));
-            let asleep = how == How::Futex as u32 || how == How::Descriptor as u32;
-            if asleep && self.ours.cells.at(cell).word.load(Ordering::Relaxed) == generation {
+            let generation = word >> HOW_BITS;
+            if words::asleep(word) != 0 && self.ours.cells.at(cell).word.load(Ordering::Relaxed) == generation {
                 self.notify_sleeping_caller(cell, generation, false);
             }
         }
@@ -412,7 +417,9 @@ impl End {
     pub fn close(&self, deadline: Deadline) {
         self.draining.store(true, Ordering::Relaxed);
         if self.ended().is_none() {
-            self.ours.control.state.0.store(state::DRAINING, Ordering::Release);
+            // Another thread may have ended the link just now, which stays.
+            let word = &self.ours.control.state.0;
+            let _ = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::Release, Ordering::Relaxed);
             while self.ended_now().is_none() && !deadline.has_passed() && !self.is_drained() {
                 // Handlers of ours and of the peer finish without ringing anybody, so this looks every millisecond.
                 let until = deadline.sooner(Duration::from_millis(1)).until();

@@ -1,4 +1,5 @@
-//! A link: exactly two processes, two regions, each written by one of them and read by the other.
+//! A link: exactly two processes, two regions, each written by one of them and read by the other, and a third one of bells,
+//! which both write.
 //!
 //! This folder says which words live where ([`words`]), who takes reply cells ([`calls`]), who receives ([`intake`]), and
 //! puts the layers below together into one [`End`]. [`Link`] is what a user holds.
@@ -75,7 +76,8 @@ impl Link {
     /// `deadline`.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::Timeout`], or how the link ended.
+    /// [`Error::TooLarge`]; [`Error::Timeout`], or how the link ended, if it has to wait for a slot. A slot that is free is
+    /// loaned after the end too; sending it then fails.
     #[inline(always)]
     pub fn loan(&self, len: usize, deadline: impl Into<Deadline>) -> Result<Loan<'_>> {
         self.end.loan(len, Some(deadline.into()))
@@ -84,7 +86,7 @@ impl Link {
     /// As [`loan`](Self::loan), but [`Error::Full`] at once if no slot is free.
     ///
     /// # Errors
-    /// [`Error::TooLarge`], [`Error::Full`], or how the link ended.
+    /// [`Error::TooLarge`], or [`Error::Full`]. It does not ask whether the link has ended; sending does.
     #[inline]
     pub fn try_loan(&self, len: usize) -> Result<Loan<'_>> {
         self.end.loan(len, None)
@@ -99,6 +101,7 @@ impl Link {
     /// [`Error::Timeout`]: the call is given up, and a reply that comes later is discarded. [`Error::PeerDied`],
     /// [`Error::Cancelled`], [`Error::Closed`], [`Error::Poisoned`]: the link has ended. [`Error::Rejected`],
     /// [`Error::HandlerPanicked`], [`Error::NoSuchMethod`]: what the other side answered. [`Error::TooLarge`].
+    /// [`Error::Unsupported`]: a loan of another link.
     #[inline(always)]
     pub fn call<'p>(
         &self,
@@ -157,7 +160,7 @@ impl Link {
     /// Sends an event: one way, no reply. Waits for room until `deadline`.
     ///
     /// # Errors
-    /// [`Error::Timeout`], [`Error::TooLarge`], or how the link ended.
+    /// [`Error::Timeout`], [`Error::TooLarge`], [`Error::Unsupported`] for a loan of another link, or how the link ended.
     #[inline]
     pub fn send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>, deadline: impl Into<Deadline>) -> Result<()> {
         self.end.event(method, payload.into(), deadline.into(), true)
@@ -166,7 +169,7 @@ impl Link {
     /// As [`send`](Self::send), but [`Error::Full`] at once if there is no room.
     ///
     /// # Errors
-    /// [`Error::Full`], [`Error::TooLarge`], or how the link ended.
+    /// [`Error::Full`], [`Error::TooLarge`], [`Error::Unsupported`] for a loan of another link, or how the link ended.
     #[inline]
     pub fn try_send<'p>(&self, method: u32, payload: impl Into<Payload<'p>>) -> Result<()> {
         self.end.event(method, payload.into(), Deadline::NEVER, false)
@@ -256,7 +259,7 @@ impl Link {
 
     /// The largest payload that this side can send, in bytes.
     pub fn max_payload(&self) -> usize {
-        self.end.ours.classes.last().map_or(32, |c| c.size as usize)
+        self.end.ours.classes.last().map_or(words::INLINE_REQUEST, |c| c.size as usize)
     }
 
     /// Counters of this end.
@@ -266,7 +269,7 @@ impl Link {
 
     /// Before an event loop sleeps on this link's [descriptor](AsFd): asks the other side to ring it for anything that
     /// happens. Returns false if there is a request to receive already, so do not sleep; look at your pending calls after
-    /// arming, too.
+    /// arming, too. One event loop a link: arming is not counted, so a second one would be disarmed by the first.
     ///
     /// ```no_run
     /// # fn event_loop(link: &busway::Link, epoll_wait: impl Fn()) -> Result<(), busway::Error> {
@@ -285,7 +288,8 @@ impl Link {
         self.end.arm()
     }
 
-    /// After an event loop woke, or did not sleep: takes in what made the descriptor readable.
+    /// After an event loop woke, or did not sleep: takes in what made the descriptor readable. Blocks for up to 100 ms if the
+    /// other side has hung up: a process that dies closes its sockets a moment before it can be seen to have died.
     pub fn disarm(&self) {
         self.end.disarm();
     }
@@ -317,7 +321,8 @@ impl Link {
 
 impl AsFd for Link {
     /// One descriptor that becomes readable when the other side rings an [armed](Link::arm) link, or is gone. For polling
-    /// only.
+    /// only, by one event loop. It may become readable for nothing, or for what another thread has taken by then: look, and
+    /// sleep again.
     ///
     /// # Panics
     /// On one end of [`Link::pair`], which has no descriptor.

@@ -8,7 +8,7 @@ use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, c
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
-use crate::sync::{Ordering, fence, mutant, prefetch_write};
+use crate::sync::{Ordering, demote, fence, mutant, prefetch_write};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -19,7 +19,8 @@ use std::sync::Arc;
 thread_local! {
     /// How many nested calls this thread is serving.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
-    /// The end of which this thread holds a batch of [`Requests`]: its replies share one fence, when the batch ends.
+    /// The end of which this thread holds a batch of [`Requests`]: its replies share one fence. It goes from one end to none
+    /// only with that fence, so what is not told yet is always of this end.
     static BATCH_OF: Cell<*const End> = const { Cell::new(ptr::null()) };
 }
 
@@ -203,6 +204,12 @@ impl End {
         if !mutant("call: taken without fence") {
             fence(Ordering::SeqCst);
         }
+        self.is_given_up((cell, generation))
+    }
+
+    /// Whether the caller has said that it does not wait for this call any more.
+    #[inline(always)]
+    fn is_given_up(&self, (cell, generation): (u32, u32)) -> bool {
         self.theirs.call_words.at(cell).hint() == generation << HOW_BITS | words::GIVEN_UP
     }
 
@@ -243,7 +250,7 @@ impl End {
         }
         // Asked before: once the reply is out, its caller may close the link, which is no failure of the reply.
         let ended = self.ended.load(Ordering::Relaxed) != 0;
-        let given_up = self.theirs.call_words.at(index).hint() == generation << HOW_BITS | words::GIVEN_UP;
+        let given_up = self.is_given_up((index, generation));
         let cell = self.ours.cells.at(index);
         // SAFETY: the busy bit makes this call the only one of ours that writes the cell, until it is cleared.
         let flags = unsafe {
@@ -275,18 +282,26 @@ impl End {
     }
 
     fn answer_long(&self, head: Head, bytes: &[u8], released: Option<SlotRef>) -> Result<()> {
-        if head.call().is_none() {
-            return Ok(());
+        let Some(call) = head.call() else { return Ok(()) };
+        if self.forked() {
+            return Err(Error::Forked);
         }
-        match self.slot(bytes.len(), head.patience()) {
+        // If nobody waits for the answer, it does not wait for a slot.
+        let slot = if self.is_given_up(call) { Err(Error::Full) } else { self.slot(bytes.len(), head.patience()) };
+        match slot {
             Ok((base, slot)) => {
                 // SAFETY: loaned just now for as many bytes.
                 unsafe { base.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
-                self.answer_in(head, slot, bytes.len(), released)
+                self.answer_in(head, (base, slot), bytes.len(), released)
             }
             Err(error) => {
-                self.refuse(head, Refused::Rejected(reject::NO_SLOT), released)?;
-                Err(error)
+                let mut told = false;
+                self.answer_with(head, released, |body| {
+                    told = true;
+                    body.code = reject::NO_SLOT;
+                    reply::REJECTED
+                })?;
+                if told { Err(error) } else { Ok(()) }
             }
         }
     }
@@ -337,7 +352,13 @@ impl Bus for End {
     }
 
     #[inline]
-    fn answer_in(&self, head: Head, slot: SlotId, len: usize, released: Option<SlotRef>) -> Result<()> {
+    fn answer_in(
+        &self,
+        head: Head,
+        (base, slot): (NonNull<u8>, SlotId),
+        len: usize,
+        released: Option<SlotRef>,
+    ) -> Result<()> {
         let mut lent = false;
         let result = self.answer_with(head, released, |body| {
             lent = true;
@@ -345,7 +366,9 @@ impl Bus for End {
             body.inline[0] = self.arena.lend(slot).bits();
             reply::OK | reply::SLOT
         });
-        if !lent {
+        if lent {
+            demote(base, len);
+        } else {
             self.unloan(slot);
         }
         result
@@ -395,9 +418,15 @@ impl Bus for End {
 
 /// Requests received together. See [`Link::recv_batch`](crate::Link::recv_batch).
 ///
-/// Yields what was there, up to the number asked for, and never waits. While it lives, replies of this thread on this link
-/// share one fence: a caller that falls asleep at the very moment of a reply may be woken only when this is dropped, or by
-/// itself after 10 ms. What is not taken out stays to be received.
+/// Yields what was there, up to the number asked for, and never waits. What is not taken out stays to be received.
+///
+/// While it lives, replies of this thread on this link share one fence: a caller that falls asleep at the very moment of a
+/// reply may be woken only when this is dropped, or when this thread waits on the link. One that sleeps by futex looks again
+/// after 10 ms; one that has waited longer, or with [`Idle::Poll`], does not. So drop it before you wait for anything else.
+///
+/// A batch of another link, received while this lives, shares nothing: its replies fence each. Two batches of one link share
+/// until the first of them is dropped. One that is forgotten ([`core::mem::forget`]) loses the requests that it had taken and
+/// not yielded, and its thread goes on as if it lived, until the next batch of the same link is dropped there.
 pub struct Requests<'a> {
     end: &'a End,
     chunk: [MaybeUninit<Taken>; CHUNK],
@@ -405,16 +434,17 @@ pub struct Requests<'a> {
     len: usize,
     /// How many may still be taken from the ring.
     left: usize,
-    outer: *const End,
-    /// Bound to its thread, like the cell it restores.
+    /// Bound to its thread, like [`BATCH_OF`].
     _not_send: PhantomData<*const ()>,
 }
 
 impl<'a> Requests<'a> {
     fn new(end: &'a End, max: usize) -> Self {
-        let outer = BATCH_OF.replace(end);
+        if BATCH_OF.get().is_null() {
+            BATCH_OF.set(end);
+        }
         let chunk = [const { MaybeUninit::uninit() }; CHUNK];
-        Self { end, chunk, at: 0, len: 0, left: max, outer, _not_send: PhantomData }
+        Self { end, chunk, at: 0, len: 0, left: max, _not_send: PhantomData }
     }
 
     /// Takes the next chunk; returns whether anything was there.
@@ -465,7 +495,9 @@ impl<'a> Iterator for Requests<'a> {
 
 impl Drop for Requests<'_> {
     fn drop(&mut self) {
-        BATCH_OF.set(self.outer);
+        if BATCH_OF.get() == ptr::from_ref(self.end) {
+            BATCH_OF.set(ptr::null());
+        }
         if self.end.forked() {
             return;
         }
@@ -474,9 +506,8 @@ impl Drop for Requests<'_> {
             let rest = self.chunk[self.at..self.len].iter().map(|taken| unsafe { taken.assume_init() });
             self.end.nudge(self.end.intake.put_back(&self.end.intake_words(), rest));
         }
-        if self.len > 0 {
-            self.end.notify_batch();
-        }
+        // Whatever this one has taken: it may have ended the sharing for others on the same link.
+        self.end.notify_batch();
     }
 }
 

@@ -104,7 +104,7 @@ impl End {
         if self.arrived(ticket) {
             return true;
         }
-        if super::calls::frees_at_once() {
+        if mutant("call: cell free at once when given up") {
             self.calls.put(&mut tx.cells, ticket.cell());
         } else {
             self.calls.list_given_up(&mut tx.cells, *ticket);

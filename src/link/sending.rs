@@ -13,7 +13,7 @@ use crate::call::{Bus, Loan, Message, Payload, Pending, Stop, Ticket, copy_short
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
-use crate::sync::{MutexGuard, Ordering, mutant};
+use crate::sync::{MutexGuard, Ordering, demote, mutant};
 use crate::wake::{Deadline, Marks};
 use core::ptr::NonNull;
 use core::time::Duration;
@@ -74,17 +74,6 @@ impl End {
         let slot = if len > words::INLINE_REQUEST { Some(self.slot(len, deadline)?) } else { None };
         // SAFETY: loaned just now, of this end, for `len` bytes.
         Ok(unsafe { Loan::new(slot, len, self.hold()) })
-    }
-
-    /// Whether a slot for so many bytes can be had without waiting. A hint.
-    fn has_slot(&self, len: usize) -> bool {
-        self.arena.class_for(len).is_ok_and(|class| match self.arena.loan(class) {
-            Some(slot) => {
-                self.arena.give_back(slot);
-                true
-            }
-            None => false,
-        })
     }
 
     /// Loans a slot of at least `len` bytes: its address and its number.
@@ -262,6 +251,8 @@ impl End {
             Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
                 self.publish(needs, method, loan.len(), deadline, wait, Self::carry_bytes(&loan))
             }
+            // Of a reply, and longer than what a request carries itself.
+            Payload::Loan(loan) if !loan.in_slot() => self.send_long(needs, method, &loan, deadline, wait),
             Payload::Loan(loan) => {
                 let len = loan.len();
                 let slot = loan.into_slot(core::ptr::from_ref(self).cast())?;
@@ -274,20 +265,23 @@ impl End {
         self.usable(needs.parent.is_some())?;
         let slot = self.slot(bytes.len(), wait.then_some(deadline))?;
         let carry = self.carry_copy(slot, bytes, needs);
-        self.publish(needs, method, bytes.len(), deadline, wait, carry).inspect_err(|_| self.unloan(slot.1))
+        let sent = self.publish(needs, method, bytes.len(), deadline, wait, carry);
+        demote(slot.0, bytes.len());
+        sent.inspect_err(|_| self.unloan(slot.1))
     }
 
     fn send_slot(
         &self,
         needs: Needs,
         method: u32,
-        slot: SlotId,
+        (base, slot): (NonNull<u8>, SlotId),
         len: usize,
         deadline: Deadline,
         wait: bool,
     ) -> Result<Ticket> {
-        let carry = self.carry_slot(slot, len, needs);
-        self.publish(needs, method, len, deadline, wait, carry).inspect_err(|_| self.unloan(slot))
+        let sent = self.publish(needs, method, len, deadline, wait, self.carry_slot(slot, len, needs));
+        demote(base, len);
+        sent.inspect_err(|_| self.unloan(slot))
     }
 
     /// Publishes one request. If it fails, `carry` was not called.
@@ -490,9 +484,10 @@ impl<'a> Batch<'a> {
             Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
                 self.gather(needs, method, loan.len(), deadline, wait, End::carry_bytes(&loan))
             }
+            Payload::Loan(loan) if !loan.in_slot() => self.push_long(needs, method, &loan, deadline, wait),
             Payload::Loan(loan) => {
                 let (end, len) = (self.end, loan.len());
-                let slot = loan.into_slot(core::ptr::from_ref(end).cast())?;
+                let (_, slot) = loan.into_slot(core::ptr::from_ref(end).cast())?;
                 let carry = end.carry_slot(slot, len, needs);
                 self.gather(needs, method, len, deadline, wait, carry).inspect_err(|_| end.unloan(slot))
             }
@@ -502,11 +497,14 @@ impl<'a> Batch<'a> {
     fn push_long(&mut self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {
         let end = self.end;
         end.usable(false)?;
-        if !end.has_slot(bytes.len()) {
-            // What is gathered may be what the other side has to see before it gives slots back.
-            self.flush();
-        }
-        let slot = end.slot(bytes.len(), wait.then_some(deadline))?;
+        let slot = match end.slot(bytes.len(), None) {
+            Err(Error::Full) => {
+                // What is gathered may be what the other side has to see before it gives slots back.
+                self.flush();
+                end.slot(bytes.len(), wait.then_some(deadline))?
+            }
+            other => other?,
+        };
         let carry = end.carry_copy(slot, bytes, needs);
         self.gather(needs, method, bytes.len(), deadline, wait, carry).inspect_err(|_| end.unloan(slot.1))
     }
@@ -521,6 +519,9 @@ impl<'a> Batch<'a> {
         wait: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
     ) -> Result<Ticket> {
+        if self.end.doubtful() {
+            self.end.usable(false)?;
+        }
         if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
             self.reserve(needs, deadline, wait)?;
         }

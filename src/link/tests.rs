@@ -160,3 +160,80 @@ fn no_way_to_fail_keeps_a_slot() {
     }
     assert_eq!(plugin.recv_batch(100, Deadline::NEVER).unwrap().count(), sent);
 }
+
+/// Nobody waits for an answer to a call that was given up, so it waits for nothing either, and is no failure.
+#[test]
+fn an_answer_that_nobody_waits_for_needs_no_slot() {
+    let (host, plugin) = pair(Idle::Park);
+    let loans: Vec<_> = core::iter::from_fn(|| plugin.try_loan(4096).ok()).collect();
+    for deadline in [Deadline::NEVER, Deadline::from_nanos(u64::MAX)] {
+        let call = host.submit(1, &[1; 64], deadline).unwrap();
+        let request = plugin.recv(Deadline::NEVER).unwrap();
+        drop(call);
+        request.reply(&[2; 4096]).unwrap();
+        assert_eq!((host.stats().calls_in_use, host.stats().slots_in_use), (0, 0));
+    }
+    let call = host.submit(1, b"", Deadline::NEVER).unwrap();
+    let request = plugin.recv(Deadline::NEVER).unwrap();
+    assert!(matches!(request.reply(&[2; 4096]), Err(Error::Full)), "its caller waits");
+    assert!(matches!(call.wait(), Err(Error::Rejected { code: crate::reject::NO_SLOT, .. })));
+    drop(loans);
+    assert_eq!(plugin.stats().slots_in_use, 0);
+}
+
+/// A call that was given up has no sleeper, whoever else sleeps.
+#[test]
+fn an_answer_that_nobody_waits_for_wakes_nobody() {
+    let (host, plugin) = pair(Idle::Park);
+    thread::scope(|threads| {
+        threads.spawn(|| assert!(matches!(host.recv(Deadline::NEVER), Err(Error::Closed))));
+        while host.stats().parks == 0 {
+            thread::yield_now();
+        }
+        for _ in 0..100 {
+            let call = host.submit(1, b"", Deadline::NEVER).unwrap();
+            let request = plugin.recv(Deadline::NEVER).unwrap();
+            drop(call);
+            request.reply(b"").unwrap();
+            host.stats(); // takes the late reply in
+        }
+        let wakes = plugin.stats().wakes;
+        host.close(Deadline::from_nanos(1));
+        assert_eq!(wakes, 0);
+    });
+}
+
+/// A batch that has room left sends nothing on a link that was closed meanwhile.
+#[test]
+fn nothing_is_gathered_for_a_link_that_is_closed() {
+    let (host, plugin) = pair(Idle::Park);
+    let mut batch = host.batch();
+    batch.send(1, b"", Deadline::NEVER).unwrap();
+    host.close(Deadline::from_nanos(1));
+    assert!(matches!(batch.send(1, b"", Deadline::NEVER), Err(Error::Closed)));
+    assert!(matches!(batch.try_send(1, &[1; 64]), Err(Error::Closed)));
+    drop(batch);
+    assert_eq!(host.stats().slots_in_use, 0);
+    drop(plugin);
+}
+
+/// A reply carries more than a request does, so memory that was loaned for one may be part of it, and too long for the other.
+#[test]
+fn a_loan_for_a_reply_may_be_sent_otherwise() {
+    let (host, plugin) = pair(Idle::Park);
+    let _call = host.submit(1, b"", Deadline::NEVER).unwrap();
+    let request = plugin.recv(Deadline::NEVER).unwrap();
+    for len in [31, 32, 33, 40, 41] {
+        let filled = || {
+            let mut loan = request.loan(len).unwrap();
+            loan.fill(len as u8);
+            loan
+        };
+        plugin.try_send(2, filled()).unwrap();
+        plugin.batch().try_send(3, filled()).unwrap();
+        for event in host.recv_batch(2, Deadline::NEVER).unwrap() {
+            assert_eq!(event.to_vec(), vec![len as u8; len]);
+        }
+    }
+    assert_eq!(plugin.stats().slots_in_use, 0);
+}

@@ -4,7 +4,7 @@ use super::end::End;
 use super::intake::IntakeWords;
 use crate::call::{Stop, Ticket};
 use crate::sync::{self, AtomicU32, FutexWord, Ordering, mutant};
-use crate::wake::{Deadline, HOW_BITS, How, Spot, starts_with_futex};
+use crate::wake::{Deadline, FUTEX_STAGE, HOW_BITS, How, Spot, starts_with_futex};
 use core::cell::Cell;
 use core::time::Duration;
 
@@ -61,6 +61,8 @@ impl End {
         }
         self.catch_up();
         let mut by_futex = starts_with_futex(&self.spin);
+        // One for the whole wait: a bell that keeps ringing for nothing must not keep this thread from the descriptors.
+        let mut stage_one = None;
         loop {
             if let Some(found) = look() {
                 return Ok((found, false));
@@ -84,7 +86,8 @@ impl End {
                     }
                 }),
                 _ => {
-                    let (found, long) = self.sleep.by_futex(gate, spot, until, &mut look_twice);
+                    let stage_end = *stage_one.get_or_insert_with(|| Deadline::after(FUTEX_STAGE));
+                    let (found, long) = self.sleep.by_futex(gate, spot, until.earlier(stage_end), &mut look_twice);
                     by_futex = !long;
                     found
                 }

@@ -1,12 +1,14 @@
 //! Which words of the regions lie where. `docs/layout.md` is this file in prose; a test keeps them equal.
 //!
-//! Every struct here is generic over its words: [`AtomicU32`] for the region's writer, [`PeerWord`] for the other side.
+//! What lies in a region of one writer is generic over its words: [`AtomicU32`] for the writer, [`PeerWord`] for the other
+//! side. [`Bells`] lie in the region that both write, and are [`AtomicU32`] for both.
 
 use crate::error::{JoinError, Result};
 use crate::region::{Array, Plan, Region, Table};
 use crate::ring::spsc::Entry;
 use crate::slots::arena::SizeClass;
 use crate::sync::{AtomicU32, AtomicU64, PeerCell, PeerWord};
+use crate::wake::HOW_BITS;
 use core::ptr::NonNull;
 
 /// Kinds of sections.
@@ -164,6 +166,14 @@ pub mod reply {
 pub const CALL_GENERATION: u32 = (1 << 30) - 1;
 /// Both bits of `how` in a call word: the call was given up.
 pub const GIVEN_UP: u32 = 3;
+
+/// How the caller sleeps, by its call word: a value of [`How`](crate::wake::How), or 0 if it is awake or gave the call up.
+pub fn asleep(call_word: u32) -> u32 {
+    match call_word & ((1 << HOW_BITS) - 1) {
+        GIVEN_UP => 0,
+        how => how,
+    }
+}
 
 /// Counters in the `stats` section, for tools.
 #[derive(Debug)]

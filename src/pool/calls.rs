@@ -227,10 +227,16 @@ impl Bus for Seat {
     }
 
     #[inline]
-    fn answer_in(&self, head: Head, slot: SlotId, len: usize, _released: Option<SlotRef>) -> Result<()> {
+    fn answer_in(
+        &self,
+        head: Head,
+        (base, slot): (NonNull<u8>, SlotId),
+        len: usize,
+        _released: Option<SlotRef>,
+    ) -> Result<()> {
         let apart = handle_of(slot.bits());
         self.answer_with(head, Some(apart), |body| (body.what, body.length) = (reply::SLOT, len as u32))?;
-        demote(self.payload(apart.index).0, len);
+        demote(base, len);
         Ok(())
     }
 

@@ -95,7 +95,7 @@ impl Seat {
         let (patience, len) = (wait.then_some(deadline), payload.len());
         let slot = match payload {
             Payload::Loan(loan) if loan.in_slot() && len > INLINE_REQUEST => {
-                handle_of(loan.into_slot(core::ptr::from_ref(self).cast())?.bits())
+                handle_of(loan.into_slot(core::ptr::from_ref(self).cast())?.1.bits())
             }
             short if len <= INLINE_REQUEST => {
                 let slot = self.slot(len, patience)?;

@@ -131,10 +131,12 @@ impl Seat {
             first.inspect(|first| first.learn(looks));
             return Ok(found);
         }
-        while turns == u32::MAX {
+        if turns == u32::MAX {
             // It never parks.
-            if let Some((found, _)) = self.spin(turns, deadline, &mut look)? {
-                return Ok(found);
+            loop {
+                if let Some((found, _)) = self.spin(turns, deadline, &mut look)? {
+                    return Ok(found);
+                }
             }
         }
         self.spun_in_vain(turns);

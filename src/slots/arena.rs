@@ -89,7 +89,7 @@ pub struct SlotId(NonZeroU64);
 impl SlotId {
     #[inline(always)]
     fn new(class: u8, number: u32) -> Self {
-        // One whole word, also as an `Option`: see `Message` on what a value in parts costs.
+        // One whole word, also as an `Option`: see `call::message::Data` on what a value in parts costs.
         Self(NonZeroU64::MIN.saturating_add(u64::from(class) << 32 | u64::from(number)))
     }
 

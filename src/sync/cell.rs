@@ -25,7 +25,7 @@ impl<T> core::fmt::Debug for PeerCell<T> {
 pub struct PeerCell<T>(UnsafeCell<T>);
 
 // SAFETY: the cell hands out values only, and `T` is plain data; exclusion between the one writer and its readers is the
-// contract of `write`.
+// contract of `write_with`.
 unsafe impl<T: NoUninit + AnyBitPattern> Sync for PeerCell<T> {}
 
 impl<T: NoUninit + AnyBitPattern> PeerCell<T> {

@@ -59,8 +59,13 @@ impl Deadline {
 
     /// The earlier of this point and `limit` from now.
     pub(crate) fn sooner(self, limit: Duration) -> Self {
-        let limit = Deadline::after(limit);
-        if self.0 != 0 && self.0 < limit.0 { self } else { limit }
+        self.earlier(Deadline::after(limit))
+    }
+
+    /// The earlier of two points.
+    pub(crate) fn earlier(self, other: Self) -> Self {
+        // Never is 0: one less than it, on the circle, is the latest point there is.
+        Deadline(self.0.wrapping_sub(1).min(other.0.wrapping_sub(1)).wrapping_add(1))
     }
 }
 

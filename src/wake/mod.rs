@@ -23,8 +23,9 @@
 //!
 //! # Two stages
 //!
-//! A thread sleeps by futex for at most [`FUTEX_STAGE`], then by descriptor without limit: one thread polls the
-//! [`Doorbell`], which also shows the peer's death, and the others of the same end sleep on a private word until it returns.
+//! In each of its waits a thread sleeps by futex for at most [`FUTEX_STAGE`], however often it is woken, then by descriptor
+//! without limit: one thread polls the [`Doorbell`], which also shows the peer's death, and the others of the same end sleep
+//! on a private word until it returns.
 //! So an idle end is never woken, and a peer that steals futex wake-ups (a read-only mapping is enough to requeue a
 //! sleeper) delays us by that much and no more. `how` in the mark says which of the two, or both.
 

@@ -6,7 +6,7 @@ use crate::sync::{
 };
 use core::time::Duration;
 
-/// How long a thread sleeps by futex before it sleeps by descriptor. Longer than a tick, so that its timer is seldom the next one
+/// How long a wait sleeps by futex before it sleeps by descriptor. Longer than a tick, so that its timer is seldom the next one
 /// and need not be programmed.
 pub const FUTEX_STAGE: Duration = Duration::from_millis(10);
 
@@ -32,20 +32,20 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Sleeps once in stage one: until a bell rings, for [`FUTEX_STAGE`] at most. `gate` is our word `sleepers`.
+    /// Sleeps once in stage one: until a bell rings, or until `until`, which is no later than the end of the stage. `gate` is
+    /// our word `sleepers`.
     ///
     /// Returns what `look` found after the mark was set, or else whether to go on with stage two.
     pub fn by_futex<R>(
         &self,
         gate: &AtomicU32,
         spot: &impl Spot,
-        deadline: Deadline,
+        until: Deadline,
         look: &mut impl FnMut() -> Option<R>,
     ) -> (Option<R>, bool) {
         spot.bells(|bells| {
             spot.park(How::Futex);
-            let found =
-                self.guarded(gate, look, || futex_wait_any(bells, deadline.sooner(FUTEX_STAGE).until()) != Woken::Look);
+            let found = self.guarded(gate, look, || futex_wait_any(bells, until.until()) != Woken::Look);
             spot.unpark(How::Futex);
             found
         })
