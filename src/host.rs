@@ -50,7 +50,8 @@ impl Host {
     /// command is as you set it up. The child may be a wrapper that executes or spawns the plugin.
     ///
     /// # Errors
-    /// [`JoinError::ChildExited`], [`JoinError::NobodyInTime`] and the other reasons of [`JoinError`], in [`Error::Join`];
+    /// [`ChildExited`](crate::JoinError::ChildExited), [`NobodyInTime`](crate::JoinError::NobodyInTime) and the other reasons
+    /// of [`JoinError`](crate::JoinError), in [`Error::Join`];
     /// [`Error::VersionMismatch`]; I/O errors. The child is then killed and reaped.
     pub fn spawn(&self, command: Command) -> Result<Process> {
         self.config.geometry.check()?;
@@ -127,7 +128,8 @@ impl Listener {
     /// Waits until `deadline` for the next process that connects and says hello.
     ///
     /// # Errors
-    /// [`JoinError::NobodyInTime`] if nobody connects. Any other error is about one process that did; the listener goes on.
+    /// [`JoinError::NobodyInTime`](crate::JoinError::NobodyInTime) if nobody connects. Any other error is about one process
+    /// that did; the listener goes on.
     pub fn accept(&self, deadline: impl Into<Deadline>) -> Result<Guest> {
         let guest = self.door.accept(deadline.into(), self.host.patience)?;
         Ok(Guest { config: self.host.config.clone(), guest })
@@ -162,12 +164,12 @@ impl Guest {
     /// Hands out the memory and finishes the handshake.
     ///
     /// # Errors
-    /// The reasons of [`JoinError`], in [`Error::Join`]; I/O errors. The process is told that it failed.
+    /// The reasons of [`JoinError`](crate::JoinError), in [`Error::Join`]; I/O errors. The process is told that it failed.
     pub fn admit(self) -> Result<Link> {
         self.join(None)
     }
 
-    /// Tells the process that it is not admitted: it gets [`JoinError::Refused`].
+    /// Tells the process that it is not admitted: it gets [`JoinError::Refused`](crate::JoinError::Refused).
     pub fn refuse(self) {
         self.guest.refuse(Refusal::Policy);
     }

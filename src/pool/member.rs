@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::link::Stats;
 use crate::ring::mpmc::{Ring, Snapshot};
 use crate::slots::owned::{Header, Orphans, Recovered, State, Table};
-use crate::sync::{AtomicBool, AtomicU32, Ordering, fence, futex_wake};
+use crate::sync::{AtomicU32, Ordering, fence, futex_wake};
 use crate::wake::{Deadline, Idle, Spin};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -29,8 +29,6 @@ pub struct Seat {
     pub(super) first_look: FirstLook,
     /// How the pool ended, as [`Ended`]; 0 while it has not.
     ended: AtomicU32,
-    /// This process takes and sends nothing any more.
-    pub(super) leaving: AtomicBool,
     pub(super) tally: Tally,
     /// Watches the host, or if this is the host, the members.
     watch: OnceLock<Watch>,
@@ -57,7 +55,6 @@ impl Seat {
             unknown_cpu: AtomicU32::new(0),
             first_look: FirstLook::new(),
             ended: AtomicU32::new(0),
-            leaving: AtomicBool::new(false),
             tally: Tally::default(),
             watch: OnceLock::new(),
             view,
@@ -125,7 +122,7 @@ impl Seat {
             return Err(Error::Forked);
         }
         let shared = self.view.control.state.0.load(Ordering::Relaxed);
-        if shared | self.ended.load(Ordering::Relaxed) != 0 || self.leaving.load(Ordering::Relaxed) {
+        if shared | self.ended.load(Ordering::Relaxed) != 0 {
             return Err(self.ended().map_or(Error::Closed, Ended::refusal));
         }
         Ok(())
@@ -159,7 +156,6 @@ impl Seat {
     pub(super) fn stopped(&self, deadline: Deadline) -> Result<(), Stop> {
         match self.ended() {
             Some(ended) => Err(Stop::Ended(ended)),
-            None if self.leaving.load(Ordering::Relaxed) => Err(Stop::Ended(Ended::ByUs)),
             None if deadline.has_passed() => Err(Stop::Deadline),
             None => Ok(()),
         }

@@ -26,7 +26,7 @@
 //! still queued, whoever searches.
 
 use super::words::{Place, Row, View};
-use crate::sync::{AtomicU32, FutexWord, Mutex, Ordering, fence, futex_wake, futex_wake_bits, mutant};
+use crate::sync::{AtomicU32, FutexWord, Mutex, Ordering, crash, fence, futex_wake, futex_wake_bits, mutant};
 use core::num::NonZeroU32;
 
 /// What threads wait for.
@@ -144,10 +144,13 @@ impl View {
             return false;
         };
         let bell = place.bell(kind);
+        crash();
         if !mutant("pool: bell not bumped") {
             bell.fetch_add(1, Ordering::Release);
         }
-        futex_wake_bits(bell, 1, Rows::one(kind, number).bits);
+        let for_any = mutant("pool: any thread of the place is woken");
+        let bits = if for_any { NonZeroU32::MAX } else { Rows::one(kind, number).bits };
+        futex_wake_bits(bell, 1, bits);
         true
     }
 

@@ -6,7 +6,7 @@ use super::parking::{Kind, Rows};
 use super::receiving::Turn;
 use super::sending::What;
 use super::words;
-use crate::call::{Loan, Message, Payload, Pending, Request, Ticket, guarded};
+use crate::call::{Ended, Loan, Message, Payload, Pending, Request, Ticket, guarded};
 use crate::error::{Error, JoinError, Result};
 use crate::join::Offer;
 use crate::link::Stats;
@@ -169,6 +169,14 @@ impl Member {
     #[inline]
     pub fn try_loan(&self, len: usize) -> Result<Loan<'_>> {
         self.seat.loan(len, None)
+    }
+
+    /// Leaves the pool: waiting threads of this process wake, its calls under way end as [`Error::Cancelled`], everything later
+    /// as [`Error::Closed`]. What it has taken and not answered ends as if it had died, once the member is dropped.
+    pub fn leave(&self) {
+        if !self.seat.forked() {
+            self.seat.end(Ended::ByUs);
+        }
     }
 
     /// The number of this member, from 1, the host's. Numbers are used again.

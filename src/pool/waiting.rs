@@ -4,7 +4,7 @@ use super::member::Seat;
 use super::parking::{Kind, Rows};
 use crate::call::Stop;
 use crate::slots::owned::{Handle, State};
-use crate::sync::{self, AtomicU32, FutexWord, Ordering, PeerWord, fence, futex_wait, mutant};
+use crate::sync::{self, AtomicU32, FutexWord, Ordering, PeerWord, crash, fence, futex_wait, mutant};
 use crate::wake::Deadline;
 use core::time::Duration;
 
@@ -183,6 +183,7 @@ impl Seat {
                 self.tally.park();
                 futex_wait(word, recheck.map_or(deadline, |limit| deadline.sooner(limit)).until());
             }
+            crash();
             spot.unpark();
             fence(Ordering::SeqCst);
             if found.is_none() {
@@ -211,6 +212,7 @@ impl Seat {
         while turns == u32::MAX && matches!(spun, Ok(None)) {
             spun = self.spin(turns, deadline, &mut take);
         }
+        crash();
         if let Search::Mine(rows) = search {
             self.end_search(rows);
         }
@@ -291,6 +293,7 @@ impl Seat {
     /// After a request was published: wakes a worker, unless one is looking for it.
     #[inline(always)]
     pub(super) fn published(&self, queue: u8) {
+        crash();
         if !mutant("pool: waker without fence") {
             fence(Ordering::SeqCst);
         }
