@@ -78,7 +78,9 @@ impl Process {
 
 /// When a process began, in clock ticks since boot.
 fn start_time(pid: u32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // That of its first thread is the same, and emulators such as qemu, which answer for `/proc/self/stat` with times of their
+    // own, let it through.
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat"))?;
     // Field 22. The second one, a name in parentheses, may hold anything.
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19)?.parse().ok());
     start.ok_or_else(|| io::ErrorKind::InvalidData.into())
