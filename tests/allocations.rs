@@ -2,13 +2,14 @@
 
 mod common;
 
-use busway::{Deadline, Link, Process, Request};
+use busway::pool::{Member, Pool, PoolConfig, Queue};
+use busway::{Deadline, Idle, Link, Process, Request};
 use common::pipe::{Reports, say};
 use common::{IDLE_MODES, SOON, Setup, argument, attach, emulated, finish, roles, watchdog};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-roles!(host, plugin);
+roles!(host, plugin, pool_host, worker);
 
 /// Counts what any thread of this process asks for.
 struct Counting;
@@ -121,8 +122,12 @@ fn host() {
     let before = allocated(&plugin);
     (0..rounds).for_each(|n| round(&plugin, n));
     let after = allocated(&plugin);
-    let (ours, theirs) = (after[0] - before[0], after[1] - before[1]);
     finish(plugin);
+    report(before, after);
+}
+
+fn report(before: [u64; 2], after: [u64; 2]) {
+    let (ours, theirs) = (after[0] - before[0], after[1] - before[1]);
     // The count itself is worth something.
     let boxes = ALLOCATIONS.load(Relaxed);
     drop(std::hint::black_box(Box::new(1)));
@@ -130,15 +135,69 @@ fn host() {
     say(format!("{ours} {theirs}"));
 }
 
+/// One round over every path of a pool.
+fn pool_round(pool: &Pool, queue: Queue<'_>) {
+    for payload in [&LARGE[..20], &LARGE] {
+        let reply = queue.call(ECHO, payload, Deadline::NEVER).expect("call");
+        assert_eq!(reply.len(), payload.len());
+        let mut loan = pool.loan(payload.len(), Deadline::NEVER).expect("loan");
+        loan.copy_from_slice(payload);
+        drop(queue.call(ECHO, loan, Deadline::NEVER).expect("call").into_owned());
+
+        let pending = queue.submit(ECHO, payload, Deadline::NEVER).expect("submit");
+        let given_up = queue.submit(ECHO, payload, SOON).expect("submit");
+        drop(pending.wait().expect("a reply"));
+        drop(given_up);
+
+        queue.send(BATCH, payload, Deadline::NEVER).expect("send");
+        pool.queue("back").expect("a queue").send(BATCH, payload, Deadline::NEVER).expect("send");
+        drop(pool.worker(["back"]).expect("a queue").recv(Deadline::NEVER).expect("our own event"));
+    }
+}
+
+fn pool_host() {
+    let idle = if argument() == "spin" { Idle::Spin } else { Idle::Park };
+    let rounds = if emulated() || idle == Idle::Spin { 50 } else { 300 };
+    let pool = Pool::create(&PoolConfig::new(["work", "back"]).idle(idle)).expect("a pool");
+    let worker = pool.spawn(Setup::default().command_with("worker", argument())).expect("a worker");
+    let queue = pool.queue("work").expect("a queue");
+    let allocated = || {
+        let theirs = queue.call_as(ALLOCATED, &[0u8; 0], Deadline::NEVER).expect("call");
+        [ALLOCATIONS.load(Relaxed), theirs]
+    };
+    (0..rounds).for_each(|_| pool_round(&pool, queue));
+    let before = allocated();
+    (0..rounds).for_each(|_| pool_round(&pool, queue));
+    let after = allocated();
+    pool.close(SOON);
+    assert!(worker.wait().expect("reaped").success());
+    report(before, after);
+}
+
+fn worker() {
+    let member = Member::attach_with(if argument() == "spin" { Idle::Spin } else { Idle::Park }).expect("attach");
+    let worker = member.worker(["work"]).expect("a queue");
+    while let Ok(batch) = worker.recv_batch(16, Deadline::NEVER) {
+        for request in batch {
+            match request.method() {
+                ALLOCATED => request.reply_as(&ALLOCATIONS.load(Relaxed)).expect("answer"),
+                BATCH => {}
+                _ => answer(request),
+            }
+        }
+    }
+}
+
 #[test]
 fn no_path_allocates_on_either_side_once_warm() {
     let _watchdog = watchdog();
-    for idle in IDLE_MODES {
-        let mut command = Setup::default().command_with("host", idle);
+    let links = IDLE_MODES.map(|idle| ("host", idle));
+    for (role, idle) in links.into_iter().chain([("pool_host", "spin"), ("pool_host", "park")]) {
+        let mut command = Setup::default().command_with(role, idle);
         let mut reports = Reports::of(&mut command);
         let mut host = command.spawn().expect("spawn a host");
         drop(command);
-        assert_eq!(reports.next().as_deref(), Some("0 0"), "allocations of host and plugin in {idle}");
+        assert_eq!(reports.next().as_deref(), Some("0 0"), "allocations of {role} and its peer in {idle}");
         assert!(host.wait().unwrap().success());
     }
 }

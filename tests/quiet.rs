@@ -2,7 +2,8 @@
 
 mod common;
 
-use busway::{Deadline, Link, Process, Request};
+use busway::pool::{Member, Pool, PoolConfig};
+use busway::{Deadline, Idle, Link, Message, Process, Request};
 use common::pipe::{Go, Reports, say, wait_for_go};
 use common::procfs::voluntary_switches;
 use common::{IDLE_MODES, Setup, argument, attach, roles, serve, skip, until, watchdog};
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-roles!(confined_host, confined_plugin, idle_host, idle_plugin);
+roles!(confined_host, confined_pool_host, confined_plugin, confined_worker, idle_host, idle_plugin);
 
 const ECHO: u32 = 1;
 const HOLD: u32 = 2;
@@ -94,10 +95,19 @@ fn echo(request: Request<'_>) {
 
 /// Serves, confined from the first count on, and says what it has tried at each further one.
 fn confined_plugin() {
-    let link = attach();
-    let confined = AtomicBool::new(false);
     // It never gets out of here in order, which would take system calls.
-    serve(&link, |request| match request.method() {
+    serve(&attach(), confined_answers());
+}
+
+/// The same as a worker of a pool.
+fn confined_worker() {
+    let member = Member::attach_with(Idle::Spin).expect("attach");
+    member.worker(["work"]).expect("a queue").serve(confined_answers()).expect("served until killed");
+}
+
+fn confined_answers() -> impl Fn(Request<'_>) {
+    let confined = AtomicBool::new(false);
+    move |request| match request.method() {
         COUNT => {
             if !confined.load(Relaxed) {
                 confined.store(confine(), Relaxed);
@@ -105,31 +115,45 @@ fn confined_plugin() {
             request.reply_as(&counts(confined.load(Relaxed))).expect("answer");
         }
         _ => echo(request),
-    });
+    }
+}
+
+fn confined_host() {
+    // Never dropped: a confined plugin cannot end by itself.
+    let plugin: &'static Process = Box::leak(Box::new(Setup::default().idle("spin").spawn("confined_plugin")));
+    confined_calls(plugin.id(), |method, payload| plugin.call(method, payload, Deadline::NEVER));
+}
+
+fn confined_pool_host() {
+    let pool = Pool::create(&PoolConfig::new(["work"]).idle(Idle::Spin)).expect("a pool");
+    let pool: &'static Pool = Box::leak(Box::new(pool));
+    let worker = pool.spawn(Setup::default().command("confined_worker")).expect("a worker");
+    let id = worker.id();
+    Box::leak(Box::new(worker));
+    let queue = pool.queue("work").expect("a queue");
+    confined_calls(id, move |method, payload| queue.call(method, payload, Deadline::NEVER));
 }
 
 /// Calls on a confined thread, and says how often and what both sides have tried.
-fn confined_host() {
+fn confined_calls(peer: u32, call: impl Fn(u32, &'static [u8]) -> busway::Result<Message<'static>> + Send + 'static) {
     static PAYLOAD: [u8; 4096] = [3; 4096];
     static STOP: AtomicBool = AtomicBool::new(false);
-    // Never dropped: a confined plugin cannot end by itself.
-    let plugin: &'static Process = Box::leak(Box::new(Setup::default().idle("spin").spawn("confined_plugin")));
     let result = &*Box::leak(Box::new(Mutex::new(None)));
     thread::spawn(move || {
-        let call = |calls: u64| {
+        let echoes = |calls: u64| {
             let mut made = 0;
             while made < calls && !STOP.load(Relaxed) {
                 for payload in [&PAYLOAD[..32], &PAYLOAD] {
-                    assert_eq!(plugin.call(ECHO, payload, Deadline::NEVER).expect("call").len(), payload.len());
+                    assert_eq!(call(ECHO, payload).expect("call").len(), payload.len());
                     made += 1;
                 }
             }
             made
         };
-        let count = || plugin.call_as::<[u64; 4]>(COUNT, &[0u8; 0], Deadline::NEVER).expect("call");
-        call(200);
+        let count = || call(COUNT, b"").expect("call").read::<[u64; 4]>().expect("counts");
+        echoes(200);
         let [theirs, ours] = [count()[0] == 1, confine()];
-        let made = if theirs && ours { call(100_000) } else { 0 };
+        let made = if theirs && ours { echoes(100_000) } else { 0 };
         let theirs = count();
         *result.lock().unwrap() = Some((made, counts(ours), theirs));
         // To end would take system calls too.
@@ -147,13 +171,22 @@ fn confined_host() {
     let (made, ours, theirs) = result.lock().unwrap().expect("just seen");
     say(made);
     [ours, theirs].as_flattened().iter().for_each(say);
-    common::signal(plugin.id(), libc::SIGKILL);
+    common::signal(peer, libc::SIGKILL);
 }
 
 #[test]
 fn two_sides_that_spin_make_no_system_calls() {
+    no_system_calls("confined_host");
+}
+
+#[test]
+fn a_caller_and_a_worker_that_spin_make_no_system_calls() {
+    no_system_calls("confined_pool_host");
+}
+
+fn no_system_calls(host: &str) {
     let _watchdog = watchdog();
-    let mut command = Setup::default().command("confined_host");
+    let mut command = Setup::default().command(host);
     let mut reports = Reports::of(&mut command);
     let mut host = command.spawn().expect("spawn a host");
     drop(command);
