@@ -7,6 +7,7 @@ use busway::{Deadline, Error, Idle, JoinError, Payload, Request, SizeClass, reje
 use common::payload::bytes;
 use common::pipe::{Reports, say};
 use common::{SOON, Setup, argument, assert_err, roles, signal, until, watchdog};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -430,6 +431,93 @@ fn a_link_and_a_pool_do_not_mix() {
     assert_err!(pool.spawn(Command::new("true")), Error::Join(JoinError::ChildExited { .. }));
     let full = Pool::create(&config().members(1)).unwrap();
     assert_err!(full.spawn(Setup::default().command("echoes")), Error::Join(JoinError::Taken { .. }));
+}
+
+/// Waits until the descriptor is readable.
+fn wait_readable(member: &Member) {
+    poll(&mut [PollFd::new(&member.descriptor().unwrap(), PollFlags::IN)], None).expect("poll");
+}
+
+fn is_readable(member: &Member) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(&member.descriptor().unwrap(), PollFlags::IN)], Some(&now)).expect("poll") > 0
+}
+
+#[test]
+fn an_event_loop_serves_and_calls() {
+    let _watchdog = watchdog();
+    let members = Member::group(&config().queue("other", 8), 2).unwrap();
+    let (host, member) = (&members[0], &members[1]);
+    let (queue, worker) = (host.queue("work").unwrap(), member.worker(["work"]).unwrap());
+    thread::scope(|threads| {
+        let serving = threads.spawn(|| {
+            let mut served = 0;
+            while served < 300 {
+                while let Some(request) = worker.try_recv().unwrap() {
+                    served += 1;
+                    echo(request);
+                }
+                if served < 300 && member.arm(Some(&worker)).unwrap() {
+                    wait_readable(member);
+                }
+                member.disarm();
+            }
+        });
+        for n in 0..300 {
+            let payload = bytes(n, n as usize);
+            assert_eq!(queue.call(ECHO, &payload, Deadline::NEVER).expect("a reply").to_vec(), payload);
+        }
+        serving.join().unwrap();
+    });
+    // Nothing that is not waited for.
+    assert!(host.arm(None).unwrap());
+    host.queue("other").unwrap().try_send(1, b"").unwrap();
+    assert!(!is_readable(host));
+    // Replies.
+    let pending = queue.submit(ECHO, b"x", Deadline::NEVER).unwrap();
+    host.disarm();
+    assert!(host.arm(None).unwrap());
+    assert!(!pending.is_ready());
+    thread::scope(|threads| {
+        threads.spawn(|| echo(worker.recv(SOON).unwrap()));
+        wait_readable(host);
+    });
+    assert!(pending.is_ready());
+    host.disarm();
+    assert!(!is_readable(host), "what was taken in is there still");
+    assert_eq!(pending.wait().unwrap().to_vec(), b"x");
+    // Something is there already.
+    queue.try_send(1, b"").unwrap();
+    assert!(!member.arm(Some(&worker)).unwrap());
+    member.disarm();
+    drop(worker.try_recv().unwrap().expect("the event"));
+    // The end.
+    assert!(member.arm(Some(&worker)).unwrap());
+    member.leave();
+    wait_readable(member);
+    member.disarm();
+    assert!(!member.arm(Some(&worker)).unwrap());
+}
+
+#[test]
+fn an_event_loop_hands_on() {
+    let _watchdog = watchdog();
+    let members = Member::group(&config().idle(Idle::Park), 3).unwrap();
+    let queue = members[0].queue("work").unwrap();
+    let [woken, other] = [1, 2].map(|place: usize| members[place].worker(["work"]).unwrap());
+    for _ in 0..100 {
+        thread::scope(|threads| {
+            assert!(members[1].arm(Some(&woken)).unwrap());
+            queue.try_send(1, b"").unwrap();
+            queue.try_send(1, b"").unwrap();
+            wait_readable(&members[1]);
+            // It sleeps before the other event is left to it, or finds it: then it was woken for it.
+            let sleeper = threads.spawn(|| other.recv(SOON).map(drop));
+            members[1].disarm();
+            drop(woken.try_recv().unwrap().expect("an event"));
+            sleeper.join().unwrap().expect("the other event");
+        });
+    }
 }
 
 #[test]

@@ -132,7 +132,7 @@ impl Member {
         self.memory.executed.store(true, Relaxed);
         let payload = apart.then(|| self.table.alloc(0).expect("a slot for the reply"));
         self.write(payload.unwrap_or(slot), 2 * value);
-        if self.table.reply(slot, payload).expect("executed by us") == Reply::Wake {
+        if let Reply::Wake { .. } = self.table.reply(slot, payload).expect("executed by us") {
             futex_wake(self.table.bell(slot.index).expect("a slot"), 1, false);
         }
         Some(value)

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::slots::owned::{GivenUp, Handle, Progress, Reply, State};
-use crate::sync::{demote, futex_wake, prefetch_read, prefetch_write};
+use crate::sync::{demote, prefetch_read, prefetch_write};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
@@ -136,11 +136,9 @@ impl Seat {
         });
         match replied? {
             Reply::Seen => {}
-            Reply::Wake => {
+            Reply::Wake { caller } => {
                 self.tally.wake();
-                if let Some(bell) = self.table.bell(index) {
-                    futex_wake(bell, 1, false);
-                }
+                self.wake_caller(slot, caller);
             }
             Reply::Nobody => {
                 self.slot_freed(index);

@@ -1,5 +1,6 @@
 //! One process in a pool: the segment as it sees it, and what its threads share.
 
+use super::descriptor::Descriptor;
 use super::parking::Parking;
 use super::stats::Tally;
 use super::waiting::FirstLook;
@@ -30,6 +31,10 @@ pub struct Seat {
     /// How the pool ended, as [`Ended`]; 0 while it has not.
     ended: AtomicU32,
     pub(super) tally: Tally,
+    /// For an event loop, if there is one.
+    pub(super) descriptor: OnceLock<Descriptor>,
+    /// The queues for which it was woken, until somebody looks whether there is more.
+    pub(super) owes: AtomicU32,
     /// Watches the host, or if this is the host, the members.
     watch: OnceLock<Watch>,
 }
@@ -56,6 +61,8 @@ impl Seat {
             first_look: FirstLook::new(),
             ended: AtomicU32::new(0),
             tally: Tally::default(),
+            descriptor: OnceLock::new(),
+            owes: AtomicU32::new(0),
             watch: OnceLock::new(),
             view,
         })

@@ -20,6 +20,7 @@
 //! an access out of bounds.
 
 mod calls;
+mod descriptor;
 mod host;
 mod member;
 mod parking;

@@ -99,7 +99,8 @@ impl Row {
             let mut bits = word.load(Ordering::Relaxed) & part;
             while bits != 0 {
                 let bit = bits & bits.wrapping_neg();
-                if word.fetch_and(!bit, Ordering::Relaxed) & bit != 0 {
+                // Meets the release of `park`: an event loop was armed before.
+                if word.fetch_and(!bit, Ordering::Acquire) & bit != 0 {
                     return Some((at * 64) as u16 + bit.trailing_zeros() as u16);
                 }
                 bits &= !bit;
@@ -151,6 +152,7 @@ impl View {
         let for_any = mutant("pool: any thread of the place is woken");
         let bits = if for_any { NonZeroU32::MAX } else { Rows::one(kind, number).bits };
         futex_wake_bits(bell, 1, bits);
+        place.ring_loop();
         true
     }
 
@@ -161,6 +163,7 @@ impl View {
             bell.fetch_add(1, Ordering::Release);
             futex_wake(bell, u32::MAX, false);
         }
+        self.places.at(place.into()).ring_loop();
     }
 
     /// All rows.
@@ -197,7 +200,7 @@ impl Parking {
         for number in rows.numbers() {
             asleep[rows.kind as usize][usize::from(number)] += 1;
             let (word, bit) = view.row(rows.kind, number).of(self.me);
-            word.fetch_or(bit, Ordering::Relaxed);
+            word.fetch_or(bit, Ordering::Release);
         }
         FutexWord::shared(bell, rung).for_bits(rows.bits)
     }

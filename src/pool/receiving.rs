@@ -97,7 +97,11 @@ impl Seat {
         if self.forked() {
             return Err(Error::Forked);
         }
-        match self.take(queues, turn) {
+        let taken = self.take(queues, turn);
+        if self.owes() {
+            self.pay();
+        }
+        match taken {
             Some(request) => Ok(Some(request)),
             None => self.stopped(Deadline::NEVER).map(|()| None).map_err(Stop::refusal),
         }

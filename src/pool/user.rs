@@ -17,6 +17,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 use core::fmt;
 use core::num::NonZeroU32;
 use core::time::Duration;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -169,6 +170,46 @@ impl Member {
     #[inline]
     pub fn try_loan(&self, len: usize) -> Result<Loan<'_>> {
         self.seat.loan(len, None)
+    }
+
+    /// One descriptor that becomes readable when an [armed](Self::arm) member has something to look at, or the pool has ended. For
+    /// polling only, by one event loop. It may become readable for nothing: look, and sleep again. The first use starts a thread.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
+        self.seat.descriptor()
+    }
+
+    /// Before an event loop sleeps on the [descriptor](Self::descriptor): asks the others to ring it for requests in the queues of
+    /// `worker`, if it has one, and for replies to calls of this process. Returns false if there is a request to receive
+    /// already, or the pool has ended, so do not sleep; look at your pending calls after arming, too. Some microseconds: it goes over
+    /// all slots.
+    ///
+    /// ```no_run
+    /// # fn event_loop(member: &busway::pool::Member, epoll_wait: impl Fn()) -> Result<(), busway::Error> {
+    /// let worker = member.worker(["work"])?;
+    /// loop {
+    ///     while let Some(request) = worker.try_recv()? {
+    ///         request.reply(b"done")?;
+    ///     }
+    ///     if member.arm(Some(&worker))? {
+    ///         epoll_wait(); // on member.descriptor(), readable
+    ///     }
+    ///     member.disarm();
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Forked`].
+    pub fn arm(&self, worker: Option<&Worker<'_>>) -> Result<bool> {
+        self.seat.arm(worker.map(|worker| worker.queues))
+    }
+
+    /// After an event loop woke, or did not sleep. Look at the queues then ([`Worker::try_recv`]): others may rely on it.
+    pub fn disarm(&self) {
+        self.seat.disarm();
     }
 
     /// Leaves the pool: waiting threads of this process wake, its calls under way end as [`Error::Cancelled`], everything later

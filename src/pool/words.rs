@@ -66,6 +66,10 @@ pub struct Place {
     pub room: Line,
     /// For those who wait for a slot, by size class.
     pub slots: Line,
+    /// For its event loop.
+    pub events: Line,
+    /// 1 while an event loop of it may sleep.
+    pub armed: Line,
 }
 
 /// Who sleeps for one thing: a bit for each place.
@@ -290,7 +294,13 @@ pub fn init(region: &Region, table: &Table) {
     for s in table.sections() {
         match s.kind {
             kind::CONTROL => fill(region, s, |_| Control { state: line() }),
-            kind::PLACES => fill(region, s, |_| Place { requests: line(), room: line(), slots: line() }),
+            kind::PLACES => fill(region, s, |_| Place {
+                requests: line(),
+                room: line(),
+                slots: line(),
+                events: line(),
+                armed: line(),
+            }),
             kind::QUEUES => fill(region, s, |_| Queue {
                 ends: Ends::new(0),
                 requests: Row::new(),

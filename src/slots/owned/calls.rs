@@ -45,7 +45,10 @@ pub enum Reply {
     /// The caller will see it.
     Seen,
     /// The caller sleeps, and its bell was bumped: wake it.
-    Wake,
+    Wake {
+        /// Its number.
+        caller: u16,
+    },
     /// Nobody awaits it (any longer): the slot is free.
     Nobody,
 }
@@ -225,7 +228,7 @@ impl<B: NoUninit + AnyBitPattern> Table<B> {
         }
         crash();
         self.bells.at(slot.index).fetch_add(1, Ordering::AcqRel);
-        Ok(Reply::Wake)
+        Ok(Reply::Wake { caller: word.caller() })
     }
 
     /// The slot in which the payload of a reply lies, if it is not in the answered slot itself.

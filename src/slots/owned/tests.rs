@@ -287,7 +287,7 @@ proptest! {
                         }
                         Some(caller) => {
                             let asleep = plain.asleep.contains(&slot);
-                            prop_assert_eq!(reply, if asleep { Reply::Wake } else { Reply::Seen });
+                                                        prop_assert_eq!(reply, if asleep { Reply::Wake { caller: caller as u16 + 1 } } else { Reply::Seen });
                             plain.slots.insert(slot, (Is::Ended(caller, Progress::Replied), event));
                             if let Some(payload) = me.table.attached(slot) {
                                 plain.slots.insert(payload, (Is::Attached(slot), false));
