@@ -15,11 +15,14 @@
 //! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
 //!
-//! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed.
+//! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed; under
+//! `--cfg busway_crash` a process can, and is.
 
 mod cell;
 #[cfg(any(test, busway_loom))]
 mod crash;
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+mod die;
 #[cfg(busway_loom)]
 mod model;
 #[cfg(not(busway_loom))]
@@ -35,6 +38,8 @@ pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
 pub use crash::{crash, dies_at};
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+pub use die::{crash, die_after};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, demote, fence, futex_wait,
     futex_wait_any, futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number,
@@ -44,9 +49,9 @@ pub use imp::{
 pub use imp::{explore_steps, set_thread_number, with_mutant};
 pub use peer::PeerWord;
 
-/// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread can be made to
-/// die at one of them; else it is nothing.
-#[cfg(not(any(test, busway_loom)))]
+/// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread or a process can
+/// be made to die at one of them; else it is nothing.
+#[cfg(not(any(test, busway_loom, busway_crash)))]
 #[inline(always)]
 pub const fn crash() {}
 
