@@ -131,7 +131,11 @@ impl Crew {
         #[cfg(busway_crash)]
         if let Some(steps) = self.books.seat(self.seat)[DOOM].swap(0, SeqCst).checked_sub(1) {
             let (books, seat) = (self.books, self.seat);
-            busway::sync::die_after(steps, Box::new(move |step| write(&books.seat(seat)[STEP], step)));
+            let die = move |step: &std::panic::Location<'_>| {
+                write(&books.seat(seat)[STEP], step);
+                common::die();
+            };
+            busway::sync::at_step(steps, Box::new(die));
         }
     }
 }
@@ -421,7 +425,8 @@ impl Stress {
 
 #[test]
 fn whoever_is_killed_all_is_done_once() {
-    let kills = std::env::var("BUSWAY_KILLS").map_or(if emulated() { 8 } else { 200 }, |n| n.parse().expect("a number"));
+    let kills =
+        std::env::var("BUSWAY_KILLS").map_or(if emulated() { 8 } else { 200 }, |n| n.parse().expect("a number"));
     let _watchdog = watchdog_of(60 + kills / 4);
     let start = Instant::now();
     let mut stress = Stress::begin(kills);

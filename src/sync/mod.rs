@@ -16,18 +16,18 @@
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
 //!
 //! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed; under
-//! `--cfg busway_crash` a process can, and is.
+//! `--cfg busway_crash` a process can be, by what its test does there.
 
 mod cell;
 #[cfg(any(test, busway_loom))]
 mod crash;
-#[cfg(all(busway_crash, not(any(test, busway_loom))))]
-mod die;
 #[cfg(busway_loom)]
 mod model;
 #[cfg(not(busway_loom))]
 mod native;
 mod peer;
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+mod steps;
 
 #[cfg(busway_loom)]
 use model as imp;
@@ -38,8 +38,6 @@ pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
 pub use crash::{crash, dies_at};
-#[cfg(all(busway_crash, not(any(test, busway_loom))))]
-pub use die::{crash, die_after};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, demote, fence, futex_wait,
     futex_wait_any, futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number,
@@ -48,6 +46,8 @@ pub use imp::{
 #[cfg(busway_loom)]
 pub use imp::{explore_steps, set_thread_number, with_mutant};
 pub use peer::PeerWord;
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+pub use steps::{at_step, crash};
 
 /// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread or a process can
 /// be made to die at one of them; else it is nothing.

@@ -244,6 +244,15 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(sent, 0, "signal {pid}: {}", std::io::Error::last_os_error());
 }
 
+/// Kills this process.
+pub fn die() -> ! {
+    signal(std::process::id(), libc::SIGKILL);
+    // Another thread may be the one that it ends first.
+    loop {
+        thread::yield_now();
+    }
+}
+
 /// Closes the link in order and demands that the role ended well.
 pub fn finish(plugin: Process) {
     let status = plugin.shut_down(SOON).expect("wait for the child");
