@@ -184,9 +184,9 @@ impl Crew {
     fn produce(&mut self) {
         let Self { books, seat, random, member } = self;
         let queue = member.queue(["a", "b"][random.below(2)]).expect("a queue");
-        let len = [8, 32, 33, 64, 65, 900][random.below(6)];
+        let len = [8, 32, 33, 64, 500, 900][random.below(6)];
         // In the header, in the request's slot, or in one of its own.
-        let answer = [8, 40, 41, 60, 200, 2000][random.below(6)];
+        let answer = [8, 40, 41, 64, 200, 2000][random.below(6)];
         let deadline = if random.below(4) == 0 { Duration::from_micros(random.below(200) as u64) } else { SOON };
         let issue = || {
             let id = books.issue(*seat);
@@ -281,7 +281,7 @@ fn serve(books: &Books, request: Request<'_>) {
         return;
     }
     let answer = content(!id, request.method() as usize);
-    let replied = if id % 2 == 0 {
+    let replied = if id % 2 == 0 || answer.len() <= 64 {
         request.reply(&answer)
     } else {
         request.loan(answer.len()).and_then(|mut loan| {
@@ -313,8 +313,10 @@ struct Stress {
 
 impl Stress {
     fn begin(kills: u32) -> Self {
-        // Few of everything, so that members wait for it.
-        let classes = [(64, 16), (1024, 16), (4096, 14)].map(|(size, count)| SizeClass { size, count });
+        // Few of everything, so that members wait for it. Yet each producer may hold all but one of its requests, and as many
+        // replies, of one size, and somebody goes on: requests and loaned replies have sizes of their own.
+        let slots = PRODUCERS as u32 * (DEPTH - 1) + 1;
+        let classes = [64, 320, 1024, 4096].map(|size| SizeClass { size, count: slots });
         let config = PoolConfig::new([""; 0]).queue("a", 8).queue("b", 4).classes(classes.into());
         let pool = Pool::create(&config.members(MEMBERS as u32 + 1).patience(SOON)).expect("a pool");
         let (file, books) = Books::create(kills);
