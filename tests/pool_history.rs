@@ -16,7 +16,7 @@ use std::hint::spin_loop;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread::{sleep, yield_now};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 roles!(operates);
 
@@ -187,7 +187,7 @@ fn operates() {
             if member.is_closed() {
                 return;
             }
-            yield_now();
+            sleep(Duration::from_micros(20));
         }
         // All begin at once, as far as there are CPUs.
         board.all(READY).fetch_add(1, SeqCst);
@@ -358,11 +358,16 @@ impl Histories {
 fn every_history_is_that_of_a_queue() {
     let _watchdog = watchdog();
     let mut histories = Histories::begin();
-    let [mut overlaps, mut full, mut nothing, mut perhaps] = [0; 4];
-    let rounds = if emulated() { 60 } else { 600 };
-    for round in 1..=rounds {
+    let [mut checked, mut overlaps, mut full, mut nothing, mut perhaps] = [0; 5];
+    let start = Instant::now();
+    for round in 1..=if emulated() { 60 } else { 600 } {
+        // A busy machine comes through fewer.
+        if round > 20 && start.elapsed() > Duration::from_secs(5) {
+            break;
+        }
         let doomed = (round % 4 == 0).then(|| histories.random.below(PROCESSES));
         let (history, capacity) = histories.round(round, doomed);
+        checked += 1;
         if !explained(&history, capacity) {
             history.iter().for_each(|operation| println!("{operation:?}"));
             panic!("no queue for {capacity} does this");
@@ -374,8 +379,10 @@ fn every_history_is_that_of_a_queue() {
         let overlap = |a: &Operation, b: &&Operation| a.called < b.called && b.called < a.returned;
         overlaps += history.iter().map(|a| history.iter().filter(|b| overlap(a, b)).count()).sum::<usize>();
     }
-    println!("{rounds} histories: {overlaps} overlaps, {full} full, {nothing} nothing, {perhaps} did not return");
-    assert!(overlaps > 0 && full > 0 && nothing > 0);
+    println!("{checked} histories: {overlaps} overlaps, {full} full, {nothing} nothing, {perhaps} did not return");
+    assert!(full > 0 && nothing > 0);
+    // Without dawdlers it takes more than one CPU.
+    assert!(overlaps > 0 || !cfg!(busway_crash));
     assert_eq!(histories.pool.slots_in_use(), 0, "a slot is lost");
     histories.pool.close(SOON);
     for member in histories.crew {
