@@ -15,7 +15,8 @@
 //! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed.
 //!
-//! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed.
+//! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed; under
+//! `--cfg busway_crash` a process can be, by what its test does there.
 
 mod cell;
 #[cfg(any(test, busway_loom))]
@@ -25,6 +26,8 @@ mod model;
 #[cfg(not(busway_loom))]
 mod native;
 mod peer;
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+mod steps;
 
 #[cfg(busway_loom)]
 use model as imp;
@@ -43,10 +46,12 @@ pub use imp::{
 #[cfg(busway_loom)]
 pub use imp::{explore_steps, set_thread_number, with_mutant};
 pub use peer::PeerWord;
+#[cfg(all(busway_crash, not(any(test, busway_loom))))]
+pub use steps::{at_step, crash};
 
-/// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread can be made to
-/// die at one of them; else it is nothing.
-#[cfg(not(any(test, busway_loom)))]
+/// Stands before each step of an algorithm that must survive a kill there. In a model and in tests a thread or a process can
+/// be made to die at one of them; else it is nothing.
+#[cfg(not(any(test, busway_loom, busway_crash)))]
 #[inline(always)]
 pub const fn crash() {}
 

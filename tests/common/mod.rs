@@ -9,6 +9,7 @@ pub mod fork;
 pub mod payload;
 pub mod pipe;
 pub mod procfs;
+pub mod shared;
 
 use busway::{Config, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};
 use std::env;
@@ -191,9 +192,14 @@ pub struct Watchdog(#[allow(dead_code, reason = "dropping it calls the watchdog 
 
 /// A watchdog for the test that this thread runs.
 pub fn watchdog() -> Watchdog {
+    watchdog_of(60)
+}
+
+/// A watchdog for one that may take so many seconds.
+pub fn watchdog_of(seconds: u32) -> Watchdog {
     let name = thread::current().name().unwrap_or("a test").to_owned();
     // In many turns: a virtual machine that stands still costs one of them.
-    watch(name, if emulated() { 240 } else { 60 }, Duration::from_secs(1))
+    watch(name, if emulated() { 4 * seconds } else { seconds }, Duration::from_secs(1))
 }
 
 fn watch(name: String, turns: u32, turn: Duration) -> Watchdog {
@@ -236,6 +242,15 @@ pub fn signal(pid: u32, signal: i32) {
     // SAFETY: takes plain numbers.
     let sent = unsafe { libc::kill(pid, signal) };
     assert_eq!(sent, 0, "signal {pid}: {}", std::io::Error::last_os_error());
+}
+
+/// Kills this process.
+pub fn die() -> ! {
+    signal(std::process::id(), libc::SIGKILL);
+    // Another thread may be the one that it ends first.
+    loop {
+        thread::yield_now();
+    }
 }
 
 /// Closes the link in order and demands that the role ended well.
