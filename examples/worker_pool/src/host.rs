@@ -233,7 +233,7 @@ fn check(files: &[PathBuf], answers: &[Option<Answer>], started: SystemTime) -> 
 
 /// A bar where standard error is a terminal.
 fn bar(files: usize, what: &'static str) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {pos} of {len} files, {per_sec}, {eta} left");
+    let style = ProgressStyle::with_template("{msg} {wide_bar} {human_pos} of {human_len} files, {eta} left");
     ProgressBar::new(files as u64).with_style(style.expect("a template")).with_message(what)
 }
 
