@@ -8,6 +8,7 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 cargo build --release --examples
+cargo build --release -p worker_pool
 
 # setsid: without it the program could still reach the terminal of whoever runs this by hand.
 for example in quickstart ring_spsc ring_mpmc; do
@@ -74,3 +75,29 @@ too_long() {
 { echo first; line_of $((mib + 1)); echo; echo last; } >"$dir/too-long"
 too_long "$dir/too-long" </dev/null
 too_long <"$dir/too-long"
+
+# Compares worker_pool --list with sha256sum, which escapes names in the same way.
+same_as_sha256sum() {
+    local want=$2 code=0
+    find "$1" -type f -print0 | sort -z | xargs -0r sha256sum >"$dir/want"
+    setsid --wait timeout 120 "$bin/../worker_pool" --list "$1" </dev/null >"$dir/got" 2>"$dir/report" || code=$?
+    cat "$dir/report"
+    ((code == 0)) || fail "worker_pool $1: exit code $code"
+    cmp "$dir/want" "$dir/got" || fail "worker_pool $1 differs from sha256sum"
+    grep -q "$want" "$dir/report" || fail "worker_pool $1: its report says nothing of '$want'"
+}
+
+tree=$dir/tree
+mkdir -p "$tree/a/b" "$dir/no-files"
+(cd "$tree/a/b" && split -a 3 -b 150000 "$dir/generated")
+for size in 0 1 55 56 63 64 65; do
+    line_of "$size" >"$tree/a/$size"
+done
+for name in 'with space' 'back\slash' $'new\nline' $'carriage\rreturn' $'not utf-8 \377'; do
+    echo "$name" >"$tree/$name"
+done
+ln -s a/1 "$tree/link"
+ln -s .. "$tree/a/up"
+same_as_sha256sum "$tree" "then killed"
+same_as_sha256sum "$tree/a/1" "^1 files, 1 bytes"
+same_as_sha256sum "$dir/no-files" "^0 files"

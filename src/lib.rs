@@ -37,7 +37,7 @@ pub mod internals {
     pub use crate::call::PeerBytes;
     pub use crate::link::parts as link;
     pub use crate::region::Process;
-    pub use crate::ring::Place;
+    pub use crate::ring::parts as ring;
     pub mod join {
         pub use crate::join::{FEATURES, Kind, Packet, Refusal, SOCKET_VARIABLE};
     }

@@ -6,14 +6,20 @@ mod common;
 mod page;
 #[path = "layout/peer.rs"]
 mod peer;
+#[path = "layout/shared.rs"]
+mod shared;
 
 use busway::Geometry;
 use busway::internals::join::{FEATURES, Kind, Packet, Refusal, SOCKET_VARIABLE};
 use busway::internals::link::words::{self, Line};
+use busway::internals::{Process, ring};
+use busway::pool::{PoolConfig, words as pool};
 use busway::region::{self, Header, Section, TABLE_AT};
+use busway::ring::mpmc::{Cell, Ends, entry_at};
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
-use busway::sync::AtomicU32;
+use busway::slots::owned::{self, Handle, State, Word};
+use busway::sync::{AtomicU32, AtomicU64, Ordering};
 use busway::wake::{FUTEX_STAGE, HOW_BITS, How};
 use page::{Field, Page, number};
 
@@ -73,6 +79,7 @@ fn unfold(
 /// Takes the padding off words that are alone on their cache lines.
 fn on_lines((mut fields, size): (Vec<Field>, usize)) -> (Vec<Field>, usize) {
     assert_eq!((size_of::<Line<AtomicU32>>(), core::mem::offset_of!(Line<AtomicU32>, 0)), (64, 0));
+    assert_eq!((size_of::<pool::Line>(), core::mem::offset_of!(pool::Line, 0)), (64, 0));
     for field in &mut fields {
         assert_eq!(field.size, 64);
         field.size = size_of::<AtomicU32>();
@@ -89,6 +96,8 @@ fn declared(source: &str, module: &str) -> Vec<String> {
 }
 
 const WORDS: &str = include_str!("../src/link/words.rs");
+const POOL: &str = include_str!("../src/pool/words.rs");
+const RING: &str = include_str!("../src/ring/shared.rs");
 const REQUEST: &str = include_str!("../src/call/request.rs");
 
 /// Every table of offsets, as the code has it.
@@ -105,6 +114,15 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
     let stats = fields!(words::Counters => words::Counters {
         sent, sent_bytes, received, received_bytes, full, parks, wakes, spins_paid, spins_missed, violations,
     });
+    let (mut ends, ends_size) = fields!(Ends => Ends { head, tail });
+    for end in &mut ends {
+        assert_eq!(end.size, 64);
+        end.size = size_of::<AtomicU64>();
+    }
+    let header = fields!(owned::Header<pool::Body> => owned::Header { word, ext, body });
+    let pool_body = fields!(pool::Body => pool::Body { words, what, length });
+    let claims = fields!(ring::Claims => ring::Claims { producer, consumer });
+    let spsc_ends = unfold(fields!(ring::Ends => ring::Ends { pos, claims }), "claims", claims);
     vec![
         ("Header", fields!(Header => Header { magic, version, sections, length, zero })),
         ("Section", fields!(Section => Section { kind, version, id, count, offset, stride, zero })),
@@ -115,6 +133,17 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
         ("Entry", unfold(entry, "value", body)),
         ("Reply cell", unfold(cell, "body", reply)),
         ("Stats", stats),
+        ("Pool control", on_lines(fields!(pool::Control => pool::Control { state }))),
+        ("Place", on_lines(fields!(pool::Place => pool::Place { requests, room, slots }))),
+        ("Row", fields!(pool::Row => pool::Row { searcher, zero, parked })),
+        ("Queue", fields!(pool::Queue => pool::Queue { ends, requests, room, name })),
+        ("Ends", (ends, ends_size)),
+        ("Slot header", unfold(header, "body", pool_body)),
+        ("Head", fields!(ring::Head => ring::Head { ring, capacity, size, align, namespaces, zero })),
+        ("SPSC ends", spsc_ends),
+        ("Ring entry", fields!(Entry<u64> => Entry { word, value })),
+        ("Member", fields!(ring::Place => ring::Place { who, healer })),
+        ("Cell", fields!(Cell<[u64; 2]> => Cell { entry, word, value })),
         ("Packet", fields!(Packet => Packet { magic, version, kind, features, nonce, reason, place })),
     ]
 }
@@ -126,6 +155,9 @@ fn values() -> Vec<(&'static str, Vec<(String, u64)>)> {
     let mut sizes = constants!(words: INLINE_REQUEST, INLINE_REPLY, CALL_GENERATION);
     sizes.extend(constants!(busway::slots: GENERATION_BITS));
     sizes.extend(constants!(busway::wake: HOW_BITS));
+    let mut pool_limits = constants!(pool: MAX_MEMBERS, MAX_QUEUES, MAX_CLASSES, MAX_NAME, INLINE_REQUEST, DEADLINE);
+    pool_limits.extend(constants!(owned: MAX_SLOTS, MAX_PARTICIPANT, GENERATION_BITS));
+    pool_limits.extend(constants!(busway::ring::mpmc: STRIDE));
     vec![
         ("Limits", constants!(region: MAGIC, VERSION, HEADER_SIZE, TABLE_AT, MAX_SECTIONS, MAX_LENGTH)),
         (
@@ -138,9 +170,25 @@ fn values() -> Vec<(&'static str, Vec<(String, u64)>)> {
         ("Rejection codes", constants!(busway::reject: UNANSWERED, TOO_DEEP, NO_SLOT)),
         ("How", how),
         ("Sizes", sizes),
+        (
+            "Pool kinds",
+            constants!(pool::kind: CONTROL, PLACES, QUEUES, QUEUE_ENTRIES, HEADERS, SLOT_BELLS, HINTS, SLOT_ROWS, PAYLOADS),
+        ),
+        ("Pool limits", pool_limits),
+        ("Reply kinds", constants!(pool::reply: INLINE, SLOT, REJECTED, PANICKED, NO_METHOD)),
+        (
+            "Slot states",
+            variants!(State: Free, Owned, Queued, Taken, Executing, Replied, Died, Unrun, Attached, Unknown),
+        ),
+        ("Ring kinds", constants!(ring::kind: HEAD, SPSC_ENDS, ENTRIES, MPMC_ENDS, MEMBERS, CELLS)),
         ("Packet kinds", variants!(Kind: Hello, Offer, Ack, Go, Refuse)),
         ("Reasons", variants!(Refusal: Version, Identity, Policy, Failed)),
     ]
+}
+
+/// The bits that make a difference.
+fn bits(seen: impl Fn(u64) -> bool) -> u64 {
+    (0..64).map(|bit| 1 << bit).filter(|bit| seen(*bit)).sum()
 }
 
 /// Every table of bits, as the code has it.
@@ -153,7 +201,29 @@ fn masks() -> Vec<(&'static str, Vec<(&'static str, u64)>)> {
     assert_eq!(SlotRef::from_bits(segment).segment(), u8::MAX);
     let call = u64::from(words::CALL_GENERATION);
     let status = u64::from(words::reply::STATUS);
+    let part = |seen: fn(Word) -> bool| bits(|word| seen(Word::from_bits(word)));
+    let slot_word = vec![
+        ("state", part(|word| word.state() != State::Free)),
+        ("asleep", part(Word::asleep)),
+        ("event", part(Word::event)),
+        ("ring", part(|word| word.ring() != 0)),
+        ("holder", part(|word| word.holder() != 0)),
+        ("caller", part(|word| word.caller() != 0)),
+        ("generation", part(|word| word.generation() != 0)),
+    ];
+    let number = Handle { index: owned::MAX_SLOTS - 1, generation: 0 }.bits();
+    let use_of_it = Handle { index: 0, generation: u32::MAX }.bits() & !number;
+    let handle = |rest| vec![("slot", number), ("generation", use_of_it), (rest, !(number | use_of_it))];
+    let empty = |cycle| entry_at(0, 1, cycle).load(Ordering::Relaxed);
+    let (high, low) = (empty(((1 << 28) - 1) << 20), empty((1 << 20) - 1));
+    let pid = bits(|word| Process::from_bits(word).is_some_and(|who| who.pid() != 0));
+    let process = vec![("pid", pid), ("start", !(pid | ring::CLOSED)), ("closed", ring::CLOSED)];
     vec![
+        ("Slot word", slot_word),
+        ("Handle", handle("zero")),
+        ("Queue entry", handle("cycle")),
+        ("Empty entry", vec![("slot", !(high | low)), ("high", high), ("low", low)]),
+        ("Process", process),
         ("Slot reference", vec![("generation", generation), ("index", index), ("class", class), ("segment", segment)]),
         ("Mark", vec![("how", how), ("epoch", word & !how)]),
         ("Call word", vec![("how", how), ("generation", call << HOW_BITS)]),
@@ -194,6 +264,10 @@ fn no_constant_is_missing() {
         ("Entry kinds and flags", WORDS, "entry"),
         ("Statuses and flags", WORDS, "reply"),
         ("Rejection codes", REQUEST, "reject"),
+        ("Pool kinds", POOL, "kind"),
+        ("States", POOL, "state"),
+        ("Reply kinds", POOL, "reply"),
+        ("Ring kinds", RING, "kind"),
     ] {
         let (_, listed) = listed.iter().find(|(h, _)| *h == heading).expect("a heading of values");
         let mut declared = declared(source, module);
@@ -235,6 +309,38 @@ fn default_geometry() {
         let section = on_page.iter().find(|s| s.kind == kind).expect("a section of each kind");
         assert_eq!(section.stride as usize, page.fields(heading).1, "{heading}");
     }
+}
+
+#[test]
+fn default_pool() {
+    let page = Page::read();
+    let plan = pool::plan(&PoolConfig::new(["work"])).expect("the default is possible");
+    let row = |row: &Vec<String>| Section {
+        kind: page.value("Pool kinds", &row[0]) as u32,
+        version: 1,
+        id: number(&row[1]) as u32,
+        count: number(&row[2]) as u32,
+        stride: number(&row[3]) as u32,
+        offset: number(&row[4]),
+        zero: 0,
+    };
+    let on_page: Vec<_> = page.table("Default pool").iter().map(row).collect();
+    assert_eq!(on_page, plan.sections());
+    assert!(TEXT.contains(&format!("The region is {} bytes long.", plan.len())));
+    assert_eq!(constants!(pool::state: OPEN, DRAINING, CLOSED), page.values("States"));
+    for (kind, heading) in [
+        ("CONTROL", "Pool control"),
+        ("PLACES", "Place"),
+        ("QUEUES", "Queue"),
+        ("SLOT_ROWS", "Row"),
+        ("HEADERS", "Slot header"),
+    ] {
+        let kind = page.value("Pool kinds", kind) as u32;
+        let section = on_page.iter().find(|s| s.kind == kind).expect("a section of each kind");
+        assert_eq!(section.stride as usize, page.fields(heading).1, "{heading}");
+    }
+    assert_eq!(page.field("Queue", "ends").size, page.fields("Ends").1);
+    assert_eq!(page.field("Queue", "requests").size, page.fields("Row").1);
 }
 
 /// The header page, read by the offsets of the page.
@@ -297,6 +403,20 @@ fn bells_are_words() {
     }
 }
 
+/// As above, for a pool.
+#[test]
+fn bells_of_a_pool_are_words() {
+    let page = Page::read();
+    for row in page.table("Pool waking") {
+        for (section, name) in row[1..3].iter().filter_map(|cell| cell.trim_matches('`').split_once('.')) {
+            let heading = if section == "place" { "Place" } else { "Queue" };
+            page.at(heading, name);
+        }
+    }
+    let things: Vec<_> = page.table("Pool waking").iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(things, ["requests", "room", "slots", "the reply in slot i"]);
+}
+
 /// Every table of the page is compared with something.
 #[test]
 fn no_table_is_left_out() {
@@ -305,6 +425,7 @@ fn no_table_is_left_out() {
     compared.extend(masks().into_iter().map(|(heading, _)| heading));
     // By tests of their own; the descriptors by the peer.
     compared.extend(["Default geometry", "Waking", "Descriptors"]);
+    compared.extend(["Default pool", "Pool waking", "Pool descriptors"]);
     compared.sort_unstable();
     assert_eq!(Page::read().headings(), compared);
 }

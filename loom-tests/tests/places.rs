@@ -6,7 +6,8 @@
 
 #![cfg(busway_loom)]
 
-use busway::internals::{Place, Process};
+use busway::internals::Process;
+use busway::internals::ring::Place;
 use busway::sync::PeerCell;
 use busway_loom_tests::{Failure, Model};
 use std::sync::Arc;

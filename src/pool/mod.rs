@@ -27,6 +27,8 @@ mod parking;
 mod receiving;
 mod sending;
 mod stats;
+#[cfg(all(test, not(busway_loom)))]
+mod tests;
 mod user;
 mod waiting;
 mod watch;

@@ -27,7 +27,8 @@ pub mod kind {
 pub const MAX_MEMBERS: u32 = 64 * ROW_WORDS as u32 - 1;
 /// Named queues: as many as there are bits to sleep for.
 pub const MAX_QUEUES: usize = 32;
-const MAX_CLASSES: usize = 16;
+/// Sizes of payloads.
+pub const MAX_CLASSES: usize = 16;
 /// Bytes of a queue's name.
 pub const MAX_NAME: usize = 64;
 /// Bytes of a request that travel without a slot's payload.
@@ -78,7 +79,7 @@ pub struct Place {
 pub struct Row {
     /// The place of a thread that spins for it, so that nobody need be woken; 0 for none.
     pub searcher: AtomicU32,
-    zero: AtomicU32,
+    pub zero: AtomicU32,
     /// Bit `p` is set while threads of place `p` sleep and nobody has set out to wake one of them.
     pub parked: [AtomicU64; ROW_WORDS],
 }

@@ -53,10 +53,14 @@
 
 #[doc(hidden)]
 pub mod mpmc;
+#[doc(hidden)]
 mod shared;
 #[doc(hidden)]
 pub mod spsc;
 
 #[doc(hidden)]
-pub use shared::Place;
+pub mod parts {
+    //! What the page of the layout is compared with.
+    pub use super::shared::{CLOSED, Claims, Ends, Head, Place, kind};
+}
 pub use shared::{Consumer, Mpmc, MpmcMember, Producer, Recovered, Spsc};

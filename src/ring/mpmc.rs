@@ -84,13 +84,14 @@ pub const STRIDE: u64 = 8;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Ends {
-    head: Line,
-    tail: Line,
+    pub head: Line,
+    pub tail: Line,
 }
 
+/// A word alone on its cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
-struct Line(AtomicU64);
+pub struct Line(pub AtomicU64);
 
 impl Ends {
     /// The ends of a ring that stands at `position`.

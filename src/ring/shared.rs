@@ -22,7 +22,7 @@ mod tests;
 pub use ends::{Consumer, Producer};
 pub use mpmc::{Mpmc, MpmcMember, Recovered};
 pub use place::Place;
-pub use spsc::Spsc;
+pub use spsc::{CLOSED, Claims, Ends, Spsc};
 
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Access, Array, Memfd, Plan, Region, Table, VERSION, namespaces};
@@ -30,7 +30,8 @@ use crate::sync::PeerCell;
 use bytemuck::{Pod, Zeroable};
 use std::os::fd::OwnedFd;
 
-mod kind {
+/// Kinds of sections.
+pub mod kind {
     pub const HEAD: u32 = 32;
     pub const SPSC_ENDS: u32 = 33;
     pub const ENTRIES: u32 = 34;
@@ -42,17 +43,17 @@ mod kind {
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
-struct Head {
+pub struct Head {
     /// The kind of the section with its elements.
-    ring: u32,
+    pub ring: u32,
     /// How many elements fit.
-    capacity: u32,
+    pub capacity: u32,
     /// Of one element, in bytes.
-    size: u32,
-    align: u32,
+    pub size: u32,
+    pub align: u32,
     /// Of the process that made it.
-    namespaces: [u64; 2],
-    zero: [u64; 4],
+    pub namespaces: [u64; 2],
+    pub zero: [u64; 4],
 }
 
 impl Head {

@@ -69,8 +69,10 @@ use crossbeam_utils::CachePadded;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Header<B> {
-    word: AtomicU64,
-    ext: AtomicU64,
+    /// A [`Word`]; written here alone.
+    pub word: AtomicU64,
+    /// A [`Handle`], of the attached slot, or 0; written here alone.
+    pub ext: AtomicU64,
     /// What the layer above keeps here; written by who holds the slot.
     pub body: PeerCell<B>,
 }

@@ -71,7 +71,7 @@ impl Page {
     pub fn masks(&self, heading: &str) -> Vec<(String, u64)> {
         let mut next = 0;
         let mask = |row: &Vec<String>| {
-            let (from, to) = row[0].split_once('-').unwrap_or_else(|| panic!("{heading}: {row:?}"));
+            let (from, to) = row[0].split_once('-').unwrap_or((&row[0], &row[0]));
             let (from, to) = (number(from), number(to));
             assert_eq!(from, next, "{heading}: a gap or an overlap before {}", row[1]);
             next = to + 1;

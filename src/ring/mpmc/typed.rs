@@ -13,9 +13,11 @@ use bytemuck::{AnyBitPattern, NoUninit};
 #[derive(Debug)]
 #[repr(C, align(32))]
 pub struct Cell<T> {
-    entry: AtomicU64,
-    word: AtomicU64,
-    value: PeerCell<T>,
+    /// Written by the ring alone.
+    pub entry: AtomicU64,
+    /// A [`Word`]; written here alone.
+    pub word: AtomicU64,
+    pub value: PeerCell<T>,
 }
 
 impl<T: NoUninit + AnyBitPattern> Cell<T> {

@@ -17,9 +17,9 @@ use crate::sync::{AtomicU64, Ordering, crash, mutant};
 #[repr(C)]
 pub struct Place {
     /// A [`Process`], or 0.
-    who: AtomicU64,
+    pub who: AtomicU64,
     /// The process whose thread recovers it, or 0.
-    healer: AtomicU64,
+    pub healer: AtomicU64,
 }
 
 impl Place {

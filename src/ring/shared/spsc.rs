@@ -12,22 +12,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// Added to a claim when its end was dropped.
-pub(super) const CLOSED: u64 = 1 << 63;
+pub const CLOSED: u64 = 1 << 63;
 
 /// Who has which end. On the consumer's line is its position, which the producer looks at now and then.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct Ends {
+pub struct Ends {
     pub pos: AtomicU32,
     pub claims: Claims,
 }
 
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(super) struct Claims {
+pub struct Claims {
     /// A [`Process`], or 0. Set once.
-    producer: AtomicU64,
-    consumer: AtomicU64,
+    pub producer: AtomicU64,
+    pub consumer: AtomicU64,
 }
 
 impl Ends {
@@ -258,7 +258,7 @@ impl<T: NoUninit + AnyBitPattern> Ring<T> {
 }
 
 impl Claims {
-    pub fn of(&self, which: Which) -> &AtomicU64 {
+    pub(super) fn of(&self, which: Which) -> &AtomicU64 {
         match which {
             Which::Producer => &self.producer,
             Which::Consumer => &self.consumer,
