@@ -134,7 +134,7 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
         ("Reply cell", unfold(cell, "body", reply)),
         ("Stats", stats),
         ("Pool control", on_lines(fields!(pool::Control => pool::Control { state }))),
-        ("Place", on_lines(fields!(pool::Place => pool::Place { requests, room, slots }))),
+        ("Place", on_lines(fields!(pool::Place => pool::Place { requests, room, slots, events, armed }))),
         ("Row", fields!(pool::Row => pool::Row { searcher, zero, parked })),
         ("Queue", fields!(pool::Queue => pool::Queue { ends, requests, room, name })),
         ("Ends", (ends, ends_size)),
