@@ -32,6 +32,9 @@ pub struct Seat {
     pub(super) tally: Tally,
     /// Watches the host, or if this is the host, the members.
     watch: OnceLock<Watch>,
+    /// Last, when nothing here touches the segment any more.
+    #[cfg(feature = "shm-name")]
+    pub(super) presence: OnceLock<super::named::Presence>,
 }
 
 impl Seat {
@@ -57,6 +60,8 @@ impl Seat {
             ended: AtomicU32::new(0),
             tally: Tally::default(),
             watch: OnceLock::new(),
+            #[cfg(feature = "shm-name")]
+            presence: OnceLock::new(),
             view,
         })
     }

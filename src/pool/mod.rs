@@ -22,6 +22,8 @@
 mod calls;
 mod host;
 mod member;
+#[cfg(feature = "shm-name")]
+mod named;
 mod parking;
 mod receiving;
 mod sending;
