@@ -473,7 +473,7 @@ fn a_member_killed_at_any_step_is_recovered() {
                 member.is_some()
             });
             drop(member);
-            assert!(pool.wait_members(0, SOON));
+            assert!(pool.wait_members(0, SOON), "the place is not free");
         });
     }
 }

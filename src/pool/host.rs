@@ -121,13 +121,14 @@ impl Pool {
 
     /// How many members there are besides the host; those who are joining or being recovered count.
     pub fn members(&self) -> usize {
-        self.host.crowd.len()
+        self.host.crowd.len().max(self.host.taken())
     }
 
     /// Waits until there are no more than `count` members besides the host, or until `deadline`. Returns whether so: then what
     /// others had under way has ended, and their places are free.
     pub fn wait_members(&self, count: usize, deadline: impl Into<Deadline>) -> bool {
-        self.host.crowd.wait(count, deadline.into())
+        self.host.look_around();
+        self.host.crowd.wait(count, deadline.into(), || self.host.taken())
     }
 
     /// Closes the pool in order, for everybody: nothing new is sent, what was sent is served until `deadline`, then all ends.
@@ -172,6 +173,29 @@ impl Host {
         self.seat.end(Ended::ByUs);
         self.seat.wake_everybody();
     }
+
+    /// Places that members took themselves, without the host, which may not have seen it yet.
+    #[cfg(feature = "shm-name")]
+    fn taken(&self) -> usize {
+        let presence = self.seat.presence.get().filter(|_| !self.seat.forked());
+        presence.map_or(0, super::named::Presence::taken)
+    }
+
+    /// Looks who has come or gone without a word.
+    #[cfg(feature = "shm-name")]
+    fn look_around(&self) {
+        self.seat.presence.get().filter(|_| !self.seat.forked()).inspect(|presence| presence.tell());
+    }
+
+    /// As with names.
+    #[cfg(not(feature = "shm-name"))]
+    fn taken(&self) -> usize {
+        0
+    }
+
+    /// As with names.
+    #[cfg(not(feature = "shm-name"))]
+    fn look_around(&self) {}
 
     /// What members map.
     fn file(&self) -> Result<&Memfd> {

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Who is killed between its two steps has nothing in hand, and is found when the next one comes, who says so also when it
-//! finds no place.
+//! finds no place, or when the host waits for members to go.
 //!
 //! `joins` is a futex and not a descriptor, so a thread of the host sleeps on it and passes on to the one that watches, which
 //! alone decides about places.
@@ -57,10 +57,16 @@ impl Presence {
         if place.is_some() { Ok(presence) } else { Err(JoinError::Taken { what: "all places of the pool" }.into()) }
     }
 
-    fn tell(&self) {
+    /// Makes the host look around.
+    pub fn tell(&self) {
         let joins = &self.control.joins.0;
         joins.fetch_add(1, Ordering::Release);
         futex_wake(joins, u32::MAX, false);
+    }
+
+    /// How many places are taken, the host's aside.
+    pub fn taken(&self) -> usize {
+        (0..self.places.count()).filter(|place| self.places.at(*place).who.load(Ordering::Relaxed) != 0).count()
     }
 }
 
@@ -164,7 +170,6 @@ impl Pool {
     /// Two files in `/dev/shm` have the name. No descriptor is passed on, so [`spawn`](Self::spawn) and
     /// [`listen`](Self::listen) answer [`Error::Unsupported`], and the size of the memory is not sealed: whoever may open it, which
     /// are the processes of this user, can cut it short, and all members that touch it then get a SIGBUS.
-    /// [`members`](Self::members) counts who has joined a moment late.
     ///
     /// ```no_run
     /// use busway::pool::{Member, Pool, PoolConfig};

@@ -170,10 +170,10 @@ impl Crowd {
         self.lock().len()
     }
 
-    /// Waits until there are no more than `count` members.
-    pub fn wait(&self, count: usize, deadline: Deadline) -> bool {
+    /// Waits until there are no more than `count` members, also by `taken`, which a [`free`](Self::free) follows when it changes.
+    pub fn wait(&self, count: usize, deadline: Deadline, taken: impl Fn() -> usize) -> bool {
         let mut members = self.lock();
-        while members.len() > count {
+        while members.len().max(taken()) > count {
             let left = deadline.remaining().unwrap_or(Duration::MAX);
             if left.is_zero() {
                 return false;
