@@ -7,7 +7,7 @@ use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Deadline, Error, Idle, JoinError, Request, Result, SizeClass};
 use common::directory::Directory;
 use common::pipe::{Reports, say};
-use common::{SOON, Setup, argument, assert_err, emulated, roles, signal, skip, until, watchdog};
+use common::{SOON, Setup, argument, assert_err, emulated, procfs, roles, signal, skip, until, watchdog};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
@@ -478,22 +478,37 @@ fn a_member_killed_at_any_step_is_recovered() {
     }
 }
 
-/// Becomes the host again and again. Who is host has another lock too, which nobody else may have then.
+/// Becomes the host again and again. Who is host says so in a file, in which nobody else who lives may stand then.
 fn contends() {
+    // SAFETY: takes plain numbers. It must not outlive a parent that fails.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let argument = argument();
     let (oracle, name) = argument.split_once(' ').expect("two words");
-    // Before any pool, so that the kernel closes it first when this is killed.
-    let oracle = File::open(oracle).unwrap();
+    let oracle = File::options().read(true).write(true).open(oracle).unwrap();
+    let host = || {
+        let mut pid = [0; 4];
+        oracle.read_exact_at(&mut pid, 0).unwrap();
+        u32::from_ne_bytes(pid)
+    };
+    let set_host = |pid: u32| oracle.write_all_at(&pid.to_ne_bytes(), 0).unwrap();
     say("ready");
     loop {
         match Pool::create_named(name, &config().members(16)) {
             Ok(pool) => {
-                oracle.try_lock().expect("two hosts at once");
-                let member = open(name).expect("its own");
-                pool.queue("work").unwrap().send(1, b"", SOON).unwrap();
-                assert_eq!(member.worker(["work"]).unwrap().recv(SOON).unwrap().method(), 1);
-                drop(member);
-                oracle.unlock().unwrap();
+                let last = host();
+                // Who is killed loses its locks a little sooner than its life.
+                until("the last host is dead", || {
+                    assert_eq!(host(), last, "two hosts at once");
+                    last == 0 || !procfs::exists(last)
+                });
+                set_host(std::process::id());
+                // Others may have all places for a moment.
+                if let Ok(member) = open(name) {
+                    pool.queue("work").unwrap().send(1, b"", SOON).unwrap();
+                    assert_eq!(member.worker(["work"]).unwrap().recv(SOON).unwrap().method(), 1);
+                }
+                assert_eq!(host(), std::process::id(), "two hosts at once");
+                set_host(0);
             }
             Err(Error::Join(JoinError::Taken { .. })) => thread::yield_now(),
             Err(e) => panic!("{e}"),
@@ -510,7 +525,7 @@ fn of_many_that_are_killed_at_any_time_one_is_host() {
     let _watchdog = watchdog();
     let (name, directory) = (new_name(), Directory::new());
     let oracle = directory.path().join("oracle");
-    File::create(&oracle).unwrap();
+    fs::write(&oracle, 0u32.to_ne_bytes()).unwrap();
     let argument = format!("{} {name}", oracle.display());
     let mut children: Vec<_> = (0..4).map(|_| start("contends", &argument)).collect();
     let began = Instant::now();

@@ -21,6 +21,7 @@ use super::member::Seat;
 use super::watch::{Crowd, QUIT, Watch, new_eventfd, ring, spawn};
 use super::words::{self, Control, LEFT, Place, View};
 use super::{Member, Pool, PoolConfig};
+use crate::call::Ended;
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Name, NamedHost, Process, Region, open_named};
 use crate::sync::{FutexWord, Ordering, futex_wait, futex_wake};
@@ -209,7 +210,7 @@ impl Member {
     /// # Errors
     /// [`JoinError::NoHost`] if there is none, or it has died, or is not ready yet; [`JoinError::InvalidName`];
     /// [`JoinError::Identity`] if the host lives in another pid namespace or time namespace, or the files are not of this user
-    /// alone; [`JoinError::Taken`] if there are as many members as there may be; [`Error::VersionMismatch`];
+    /// alone; [`JoinError::Taken`] if there are as many members as there may be, those who left a moment ago included; [`Error::VersionMismatch`];
     /// [`JoinError::BadMagic`], [`JoinError::Geometry`] if the memory is not that of a pool; [`Error::Closed`] if the pool is
     /// closed; I/O errors.
     pub fn open_named(name: &str, idle: Idle) -> Result<Self> {
@@ -222,6 +223,7 @@ impl Member {
         seat.watched_by(Watch::host(Arc::downgrade(&seat), pidfd, None)?);
         match seat.ended() {
             None => Ok(Self::new(seat)),
+            Some(Ended::PeerDied) => Err(JoinError::NoHost.into()),
             Some(ended) => Err(ended.refusal()),
         }
     }
