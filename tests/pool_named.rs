@@ -344,9 +344,9 @@ fn a_host_whose_files_were_removed_removes_nobody_elses() {
     nothing_is_left(&name);
 }
 
-// ---- killed at any step
+// ---- killed or held up at any step
 
-/// Stops before and after what its argument says, each time to be traced.
+/// Stops before and after what its argument says, each time to be traced, and says how it ended.
 fn steps() {
     let argument = argument();
     let (what, name) = argument.split_once(' ').expect("two words");
@@ -358,70 +358,99 @@ fn steps() {
     let (thread, traced) = unsafe { (libc::gettid(), libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)) };
     assert_eq!(traced, 0, "it is traced already");
     say(thread);
-    if what == "open" {
-        stop();
-        let _member = open(name).expect("open");
-        stop();
+    let create = || Pool::create_named(name, &config());
+    let (mut pool, mut member) = (None, None);
+    match what {
+        "end" => pool = create().ok(),
+        "leave" => member = open(name).ok(),
+        _ => {}
     }
-    if what == "leave" {
-        let member = open(name).expect("open");
-        stop();
-        drop(member);
-        stop();
-    }
-    if what == "create" {
-        stop();
-        let _pool = Pool::create_named(name, &config()).expect("create");
-        stop();
-    }
-    if what == "end" {
-        let pool = Pool::create_named(name, &config()).expect("create");
-        stop();
-        drop(pool);
-        stop();
-    }
+    stop();
+    let result = match what {
+        "create" => create().map(|created| pool = Some(created)),
+        "open" => open(name).map(|opened| {
+            assert!(opened.queue("work").is_ok(), "opened half made");
+            member = Some(opened);
+        }),
+        _ => {
+            drop((pool.take(), member.take()));
+            Ok(())
+        }
+    };
+    say(match result {
+        Ok(()) => "done",
+        Err(Error::Join(JoinError::Taken { .. })) => "taken",
+        Err(Error::Closed | Error::Join(JoinError::NoHost)) => "no host",
+        Err(e) => panic!("{e}"),
+    });
+    stop();
 }
 
-/// Runs `what` in a child that is killed before, in or after its system call number `step` of it. Returns whether it got there.
-fn killed_at(what: &str, name: &str, step: u32) -> bool {
-    let mut command = Setup::default().command_with("steps", format!("{what} {name}"));
-    let mut reports = Reports::of(&mut command);
-    let child = command.spawn().expect("spawn");
-    let thread = reports.number() as i32;
-    let stopped_by = || {
+/// A child that does something, stopped in the middle.
+struct Stopped {
+    child: Child,
+    reports: Reports,
+    thread: i32,
+}
+
+impl Stopped {
+    /// Stops it before or after one of its system calls; says whether it got there.
+    fn at(what: &str, name: &str, step: u32) -> (Self, bool) {
+        let mut command = Setup::default().command_with("steps", format!("{what} {name}"));
+        let mut reports = Reports::of(&mut command);
+        let child = command.spawn().expect("spawn");
+        let thread = reports.number() as i32;
+        let stopped = Self { child, reports, thread };
+        assert_eq!(stopped.wait(), libc::SIGSTOP);
+        // It is not to stay behind, stopped.
+        stopped.trace(libc::PTRACE_SETOPTIONS, libc::PTRACE_O_EXITKILL);
+        let alive = (0..=step).all(|_| {
+            stopped.trace(libc::PTRACE_SYSCALL, 0);
+            stopped.wait() == libc::SIGTRAP
+        });
+        (stopped, alive)
+    }
+
+    fn wait(&self) -> i32 {
         let mut status = 0;
         // SAFETY: a thread that we trace; the status is written before this returns.
-        assert_eq!(unsafe { libc::waitpid(thread, &mut status, libc::__WALL) }, thread);
-        assert!(libc::WIFSTOPPED(status), "{what} ended by itself: {status:#x}");
+        assert_eq!(unsafe { libc::waitpid(self.thread, &mut status, libc::__WALL) }, self.thread);
+        assert!(libc::WIFSTOPPED(status), "it ended by itself: {status:#x}");
         libc::WSTOPSIG(status)
-    };
-    let next_call = || {
-        // SAFETY: takes plain numbers.
-        assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, thread, 0, 0) }, 0);
-        stopped_by()
-    };
-    assert_eq!(stopped_by(), libc::SIGSTOP);
-    // It is not to stay behind, stopped.
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::ptrace(libc::PTRACE_SETOPTIONS, thread, 0, libc::PTRACE_O_EXITKILL) }, 0);
-    let alive = (0..=step).all(|_| next_call() == libc::SIGTRAP);
-    signal(child.id(), libc::SIGKILL);
-    // A traced thread is waited for before its process can be.
-    // SAFETY: a thread that we trace.
-    assert_eq!(unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) }, thread);
-    kill(child);
-    alive
+    }
+
+    fn trace(&self, request: libc::c_uint, data: i32) {
+        // SAFETY: a thread that is stopped; these requests take plain numbers.
+        assert_eq!(unsafe { libc::ptrace(request, self.thread, 0, data) }, 0);
+    }
+
+    fn kill(self) {
+        signal(self.child.id(), libc::SIGKILL);
+        // A traced thread is waited for before its process can be.
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::waitpid(self.thread, std::ptr::null_mut(), libc::__WALL) }, self.thread);
+        kill(self.child);
+    }
+
+    /// Lets it go on until it says how it ended, and runs `check` while it has what it made.
+    fn go(mut self, check: impl FnOnce(&str)) {
+        self.trace(libc::PTRACE_DETACH, 0);
+        check(&self.reports.expect());
+        kill(self.child);
+    }
 }
 
 /// Does it for every step, until there are no more.
-fn at_every_step(what: &str, name: &str, mut check: impl FnMut()) {
-    let mut step = 0;
-    while killed_at(what, name, step) {
-        check();
-        step += 1;
+fn at_every_step(what: &str, name: &str, mut check: impl FnMut(Stopped)) {
+    for step in 0.. {
+        let (stopped, alive) = Stopped::at(what, name, step);
+        if !alive {
+            stopped.kill();
+            assert!(step > 5, "{what} was not traced");
+            return;
+        }
+        check(stopped);
     }
-    assert!(step > 5, "{what} was not traced");
-    check();
 }
 
 fn can_trace() -> bool {
@@ -440,7 +469,8 @@ fn a_host_killed_at_any_step_leaves_nothing_that_the_next_one_does_not_clear() {
     for what in ["create", "end"] {
         let name = new_name();
         let mut even = false;
-        at_every_step(what, &name, || {
+        at_every_step(what, &name, |stopped| {
+            stopped.kill();
             assert_err!(open(&name), Error::Join(JoinError::NoHost));
             // Every second one begins after two dead ones.
             even = !even;
@@ -466,7 +496,8 @@ fn a_member_killed_at_any_step_is_recovered() {
     for what in ["open", "leave"] {
         let name = new_name();
         let pool = Pool::create_named(&name, &config().members(2)).unwrap();
-        at_every_step(what, &name, || {
+        at_every_step(what, &name, |stopped| {
+            stopped.kill();
             let mut member = None;
             until("the one place is free", || {
                 member = open(&name).ok();
@@ -476,6 +507,88 @@ fn a_member_killed_at_any_step_is_recovered() {
             assert!(pool.wait_members(0, SOON), "the place is not free");
         });
     }
+}
+
+#[test]
+fn a_host_held_up_at_any_step_takes_nothing_from_others() {
+    let _watchdog = watchdog();
+    if !can_trace() {
+        return;
+    }
+    let name = new_name();
+    let create = || match Pool::create_named(&name, &config()) {
+        Ok(pool) => Some(pool),
+        Err(Error::Join(JoinError::Taken { .. })) => None,
+        Err(e) => panic!("{e}"),
+    };
+    let is_whole = || {
+        let member = open(&name).expect("there is a host");
+        assert!(member.queue("work").is_ok() && !member.is_closed(), "opened half made");
+    };
+    // While one begins, another ends, a third begins.
+    let mut first = create();
+    let mut whole = false;
+    at_every_step("create", &name, |stopped| {
+        drop(first.take());
+        let third = create();
+        match open(&name) {
+            Ok(member) => {
+                assert!(member.queue("work").is_ok(), "opened half made");
+                whole |= third.is_none();
+            }
+            // Only the one that is stopped can be the host.
+            Err(Error::Join(JoinError::NoHost)) => assert!(third.is_none() && !whole),
+            Err(e) => panic!("{e}"),
+        }
+        stopped.go(|end| {
+            assert_eq!(end, if third.is_some() { "taken" } else { "done" });
+            is_whole();
+        });
+        drop(third);
+        first = create();
+        assert!(first.is_some());
+    });
+    drop(first);
+    drop(create());
+    // While one ends, another begins.
+    at_every_step("end", &name, |stopped| {
+        let next = create();
+        stopped.go(|end| assert_eq!(end, "done"));
+        if next.is_some() {
+            is_whole();
+        }
+        drop(next);
+        nothing_is_left(&name);
+    });
+    drop(create());
+    nothing_is_left(&name);
+}
+
+#[test]
+fn a_member_held_up_at_any_step_joins_one_host_or_none() {
+    let _watchdog = watchdog();
+    if !can_trace() {
+        return;
+    }
+    let name = new_name();
+    for half_made in [false, true] {
+        let mut host = start("hosts", &name).0;
+        at_every_step("open", &name, |stopped| {
+            kill(std::mem::replace(&mut host, Command::new("sleep").arg("600").spawn().unwrap()));
+            // Where the segment is there, but nothing in it.
+            let maker = half_made.then(|| Stopped::at("create", &name, 40).0);
+            let pool = Pool::create_named(&name, &config()).ok();
+            assert_eq!(pool.is_none(), half_made);
+            // It may have joined before the first host died.
+            stopped.go(|end| assert!(["done", "no host"].contains(&end), "{end}"));
+            maker.into_iter().for_each(Stopped::kill);
+            drop(pool);
+            kill(std::mem::replace(&mut host, start("hosts", &name).0));
+        });
+        kill(host);
+    }
+    drop(Pool::create_named(&name, &config()).expect("create after the dead"));
+    nothing_is_left(&name);
 }
 
 /// Becomes the host again and again. Who is host says so in a file, in which nobody else who lives may stand then.
