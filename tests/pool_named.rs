@@ -525,31 +525,32 @@ fn a_host_held_up_at_any_step_takes_nothing_from_others() {
         let member = open(&name).expect("there is a host");
         assert!(member.queue("work").is_ok() && !member.is_closed(), "opened half made");
     };
-    // While one begins, another ends, a third begins.
-    let mut first = create();
-    let mut whole = false;
-    at_every_step("create", &name, |stopped| {
-        drop(first.take());
-        let third = create();
-        match open(&name) {
-            Ok(member) => {
-                assert!(member.queue("work").is_ok(), "opened half made");
-                whole |= third.is_none();
+    // While one begins, another ends, or there was none; a third begins.
+    for others in [true, false] {
+        let mut first = create().filter(|_| others);
+        let mut whole = false;
+        at_every_step("create", &name, |stopped| {
+            drop(first.take());
+            match open(&name) {
+                Ok(member) => {
+                    assert!(member.queue("work").is_ok(), "opened half made");
+                    whole = true;
+                }
+                Err(Error::Join(JoinError::NoHost)) => assert!(!whole),
+                Err(e) => panic!("{e}"),
             }
-            // Only the one that is stopped can be the host.
-            Err(Error::Join(JoinError::NoHost)) => assert!(third.is_none() && !whole),
-            Err(e) => panic!("{e}"),
-        }
-        stopped.go(|end| {
-            assert_eq!(end, if third.is_some() { "taken" } else { "done" });
-            is_whole();
+            let third = create();
+            stopped.go(|end| {
+                assert_eq!(end, if third.is_some() { "taken" } else { "done" });
+                is_whole();
+            });
+            drop(third);
+            first = create().filter(|_| others);
         });
-        drop(third);
-        first = create();
-        assert!(first.is_some());
-    });
-    drop(first);
-    drop(create());
+        assert_eq!(whole, !others);
+        drop(first);
+        drop(create());
+    }
     // While one ends, another begins.
     at_every_step("end", &name, |stopped| {
         let next = create();

@@ -253,7 +253,7 @@ impl NamedHost {
         record.write(&self.lock)?;
         remove(&self.name.segment())?;
         let region = region(self.name.config().size(len).create().map_err(mapping_error)?)?;
-        let file = open_own(&self.name.segment(), &mut OpenOptions::new())?.ok_or(JoinError::NoHost)?;
+        let file = open(&self.name.segment())?;
         // So that a full machine is an error now and not a SIGBUS later.
         fallocate(&file, FallocateFlags::empty(), 0, len as u64).map_err(Error::io("allocate shared memory"))?;
         let filled = fill(region)?;
@@ -294,8 +294,6 @@ impl Drop for NamedHost {
 /// [`JoinError::NoHost`]; [`JoinError::Identity`] if a file there is another user's, or the host of another namespace;
 /// [`JoinError::Geometry`] if the segment is too short; I/O errors.
 pub fn open_named(name: &Name) -> Result<(Region, Process)> {
-    const SHORT: JoinError = JoinError::Geometry { what: "a segment that is shorter than its header" };
-    let open = |path: &Path| open_own(path, &mut OpenOptions::new())?.ok_or(Error::from(JoinError::NoHost));
     let (lock, ours) = (open(&name.lock)?, namespaces()?);
     let host = || {
         let record = Record::read(&lock)?;
@@ -311,18 +309,26 @@ pub fn open_named(name: &Name) -> Result<(Region, Process)> {
         if host.is_dead() { Err(JoinError::NoHost.into()) } else { Ok(host) }
     };
     let before = host()?;
-    let segment = open(&name.segment())?;
-    if metadata(&segment)?.len() < HEADER_SIZE as u64 {
-        return Err(SHORT.into());
-    }
-    let shmem = name.config().open().map_err(mapping_error)?;
-    if shmem.len() < HEADER_SIZE {
-        return Err(SHORT.into());
-    }
-    let region = region(shmem)?;
-    // Then all this was of one host.
-    if host()? != before || !names(&name.segment(), &segment)? {
+    let mapped = map(name);
+    // Then what was mapped, or could not be, was this host's.
+    if host()? != before {
         return Err(JoinError::NoHost.into());
     }
-    Ok((region, before))
+    Ok((mapped?, before))
+}
+
+fn open(path: &Path) -> Result<File> {
+    open_own(path, &mut OpenOptions::new())?.ok_or(JoinError::NoHost.into())
+}
+
+/// Maps the segment that is there.
+fn map(name: &Name) -> Result<Region> {
+    let long = |len: u64| {
+        let what = "a segment that is shorter than its header";
+        if len < HEADER_SIZE as u64 { Err(JoinError::Geometry { what }) } else { Ok(()) }
+    };
+    long(metadata(&open(&name.segment())?)?.len())?;
+    let shmem = name.config().open().map_err(mapping_error)?;
+    long(shmem.len() as u64)?;
+    region(shmem)
 }
