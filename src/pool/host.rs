@@ -187,13 +187,13 @@ impl Host {
         self.seat.presence.get().filter(|_| !self.seat.forked()).inspect(|presence| presence.tell());
     }
 
-    /// As with names.
+    /// None: the host gives places away.
     #[cfg(not(feature = "shm-name"))]
     fn taken(&self) -> usize {
         0
     }
 
-    /// As with names.
+    /// Nobody comes so.
     #[cfg(not(feature = "shm-name"))]
     fn look_around(&self) {}
 

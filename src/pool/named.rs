@@ -207,6 +207,18 @@ impl Member {
     /// Joins the pool of this name that another process of this user [made](Pool::create_named), or this one; `idle` is what a
     /// waiting thread does. Never blocks on another process.
     ///
+    /// Leave before `exec`: the process goes on living then, so the host does not take it for gone, and what it had under way ends only
+    /// when it dies. So it is for members with a host that execs.
+    ///
+    /// ```no_run
+    /// use busway::Idle;
+    /// use busway::pool::Member;
+    ///
+    /// let member = Member::open_named("thumbnails", Idle::default())?;
+    /// member.worker(["work"])?.serve(|request| drop(request.reply(b"done")))?;
+    /// # Ok::<(), busway::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`JoinError::NoHost`] if there is none, or it has died, or is not ready yet; [`JoinError::InvalidName`];
     /// [`JoinError::Identity`] if the host lives in another pid namespace or time namespace, or the files are not of this user
