@@ -186,7 +186,7 @@ pub enum JoinError {
         /// How it ended.
         status: ExitStatus,
     },
-    /// Others have what was asked for: the one end of a ring there is, or all places of members.
+    /// Others have what was asked for: the one end of a ring there is, all places of members, or the name of a pool.
     #[error("taken: {what}")]
     Taken {
         /// What is taken.
@@ -195,6 +195,12 @@ pub enum JoinError {
     /// Nobody was there in time.
     #[error("nobody attached before the deadline")]
     NobodyInTime,
+    /// No process that lives has made a pool of this name, or it has not finished yet, or is about to end it.
+    #[error("no living host has a pool of this name; start one, or try again in a moment")]
+    NoHost,
+    /// A name that no pool can have.
+    #[error("the name of a pool has from 1 to 64 characters of A-Z, a-z, 0-9, '_', '.' and '-', no '.' first")]
+    InvalidName,
     /// The other side hung up in the middle of the handshake.
     #[error("the other side hung up during the handshake")]
     HungUp,

@@ -12,7 +12,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-roles!(echoes, echoes_two_queues, takes_two, link_plugin, calls_forever, host_of_pool);
+roles!(echoes, echoes_two_queues, takes_two, link_plugin, calls_forever, host_of_pool, host_forks);
 
 const ECHO: u32 = 1;
 const REVERSE: u32 = 2;
@@ -413,6 +413,47 @@ fn everybody_is_told_when_the_host_dies() {
         request.reply(b"").expect("to nobody");
         drop(held);
     });
+}
+
+/// A fork drops its copy of the pool, and another has all its descriptors.
+fn host_forks() {
+    if !common::fork::wipes_on_fork() {
+        return common::skip("no MADV_WIPEONFORK here");
+    }
+    let pool = Pool::create(&config()).unwrap();
+    let mut worker = spawn(&pool, "echoes");
+    // SAFETY: the fork ends with the copy; the original is used here.
+    common::fork::in_fork(|| drop(unsafe { std::ptr::read(&pool) }));
+    // SAFETY: the fork makes two system calls and ends.
+    let fork = unsafe { libc::fork() };
+    if fork == 0 {
+        // SAFETY: as above.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            libc::pause();
+            libc::_exit(0);
+        }
+    }
+    assert_eq!(pool.queue("work").unwrap().call(ECHO, b"there", SOON).unwrap().to_vec(), b"there");
+    worker.kill().unwrap();
+    assert!(pool.wait_members(0, SOON));
+    let cpu_time = || {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes the time.
+        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    let before = cpu_time();
+    thread::sleep(Duration::from_millis(300));
+    assert!(cpu_time() - before < Duration::from_millis(100), "it looks for ever at who is gone");
+    assert_eq!(spawn(&pool, "echoes").place(), 2);
+    signal(fork as u32, libc::SIGKILL);
+}
+
+#[test]
+fn a_host_that_forks_goes_on() {
+    let _watchdog = watchdog();
+    assert!(Setup::default().command("host_forks").status().unwrap().success());
 }
 
 fn link_plugin() {

@@ -7,7 +7,7 @@ use super::{Member, PoolConfig};
 use crate::call::Ended;
 use crate::error::{Error, JoinError, Result};
 use crate::join::{self, Child, Credentials, Door, Offer, Refusal};
-use crate::region::{Access, Memfd, Table, VERSION};
+use crate::region::{Access, Memfd, Region, Table, VERSION};
 use crate::sync::{Ordering, fence};
 use crate::wake::{Deadline, Idle};
 use core::time::Duration;
@@ -40,15 +40,44 @@ pub struct Pool {
 
 /// What admits members, for as long as anybody does.
 #[derive(Debug)]
-struct Host {
-    file: Memfd,
-    crowd: Arc<Crowd>,
-    seat: Arc<Seat>,
-    patience: Duration,
+pub(super) struct Host {
+    pub memory: Memory,
+    pub crowd: Arc<Crowd>,
+    pub seat: Arc<Seat>,
+    pub patience: Duration,
+}
+
+/// How members come by the memory.
+#[derive(Debug)]
+pub(super) enum Memory {
+    /// The host passes it on.
+    File(Memfd),
+    /// They open it.
+    #[cfg(feature = "shm-name")]
+    Named(#[allow(dead_code, reason = "frees the name on drop")] crate::region::NamedHost),
 }
 
 /// The host's own place.
-const HOST: u16 = 1;
+pub(super) const HOST: u16 = 1;
+
+/// Makes zeroed memory into a pool of which this process is the host; nobody watches its members yet.
+pub(super) fn begin(region: Region, table: &Table, config: &PoolConfig) -> Result<(Arc<Seat>, Arc<Crowd>)> {
+    region.write_header(&table.to_page());
+    let view = View::new(Arc::new(region), table)?;
+    view.name(&config.queues);
+    Ok((Seat::new(view, HOST, config.idle), Arc::new(Crowd::new()?)))
+}
+
+/// What lies in a region that another process made.
+pub(super) fn view(region: Region) -> Result<View> {
+    let page = region.copy_header();
+    let theirs = Table::version(&page)?;
+    if theirs != VERSION {
+        return Err(Error::VersionMismatch { ours: VERSION, theirs });
+    }
+    let table = Table::from_page(&page, region.len() as u64)?;
+    View::new(Arc::new(region), &table)
+}
 
 impl Pool {
     /// Makes a pool. Its memory is allocated here.
@@ -58,15 +87,13 @@ impl Pool {
     pub fn create(config: &PoolConfig) -> Result<Self> {
         let table = words::plan(config)?;
         let file = Memfd::create(table.len())?;
-        let region = file.map(Access::ReadWrite)?;
-        region.write_header(&table.to_page());
-        let view = View::new(Arc::new(region), &table)?;
-        view.name(&config.queues);
-        let seat = Seat::new(view, HOST, config.idle);
-        let crowd = Arc::new(Crowd::new()?);
+        let (seat, crowd) = begin(file.map(Access::ReadWrite)?, &table, config)?;
         seat.watched_by(Watch::members(Arc::downgrade(&seat), crowd.clone())?);
-        let host = Arc::new(Host { file, crowd, seat: seat.clone(), patience: config.patience });
-        Ok(Self { host, member: Member::new(seat) })
+        Ok(Self::of(Host { memory: Memory::File(file), crowd, seat, patience: config.patience }))
+    }
+
+    pub(super) fn of(host: Host) -> Self {
+        Self { member: Member::new(host.seat.clone()), host: Arc::new(host) }
     }
 
     /// Spawns a process and waits until it has [attached](Member::attach).
@@ -77,6 +104,7 @@ impl Pool {
     /// # Errors
     /// As [`Host::spawn`](crate::Host::spawn), and [`JoinError::Taken`] if there are as many members as there may be.
     pub fn spawn(&self, command: Command) -> Result<MemberProcess> {
+        self.host.file()?;
         let (place, child) = Child::spawn(command, self.host.patience, |guest, _| self.host.admit(guest))?;
         Ok(MemberProcess { child, place })
     }
@@ -87,18 +115,20 @@ impl Pool {
     /// # Errors
     /// I/O errors, among them that somebody else listens there.
     pub fn listen(&self, path: impl AsRef<Path>) -> Result<PoolListener> {
+        self.host.file()?;
         Ok(PoolListener { door: Door::open(path.as_ref())?, host: self.host.clone() })
     }
 
     /// How many members there are besides the host; those who are joining or being recovered count.
     pub fn members(&self) -> usize {
-        self.host.crowd.len()
+        self.host.crowd.len().max(self.host.taken())
     }
 
     /// Waits until there are no more than `count` members besides the host, or until `deadline`. Returns whether so: then what
     /// others had under way has ended, and their places are free.
     pub fn wait_members(&self, count: usize, deadline: impl Into<Deadline>) -> bool {
-        self.host.crowd.wait(count, deadline.into())
+        self.host.look_around();
+        self.host.crowd.wait(count, deadline.into(), || self.host.taken())
     }
 
     /// Closes the pool in order, for everybody: nothing new is sent, what was sent is served until `deadline`, then all ends.
@@ -144,8 +174,41 @@ impl Host {
         self.seat.wake_everybody();
     }
 
+    /// Places that members took themselves, without the host, which may not have seen it yet.
+    #[cfg(feature = "shm-name")]
+    fn taken(&self) -> usize {
+        let presence = self.seat.presence.get().filter(|_| !self.seat.forked());
+        presence.map_or(0, super::named::Presence::taken)
+    }
+
+    /// Looks who has come or gone without a word.
+    #[cfg(feature = "shm-name")]
+    fn look_around(&self) {
+        self.seat.presence.get().filter(|_| !self.seat.forked()).inspect(|presence| presence.tell());
+    }
+
+    /// None: the host gives places away.
+    #[cfg(not(feature = "shm-name"))]
+    fn taken(&self) -> usize {
+        0
+    }
+
+    /// Nobody comes so.
+    #[cfg(not(feature = "shm-name"))]
+    fn look_around(&self) {}
+
+    /// What members map.
+    fn file(&self) -> Result<&Memfd> {
+        match &self.memory {
+            Memory::File(file) => Ok(file),
+            #[cfg(feature = "shm-name")]
+            Memory::Named(_) => Err(Error::Unsupported { what: "a descriptor of a pool by name; its members open it" }),
+        }
+    }
+
     /// Gives a guest a place; returns which.
     fn admit(&self, guest: join::Guest) -> Result<u32> {
+        let file = self.file()?;
         let refused = |reason| guest.refuse(reason);
         if self.seat.ended().is_some() {
             refused(Refusal::Policy);
@@ -153,13 +216,13 @@ impl Host {
         }
         let places = HOST + 1..self.seat.view.places.count() as u16;
         let place = self.crowd.reserve(places).inspect_err(|_| refused(Refusal::Policy))?;
-        if let Err(e) = guest.offer(place.into(), &[self.file.as_fd()]) {
+        if let Err(e) = guest.offer(place.into(), &[file.as_fd()]) {
             refused(Refusal::Failed);
             self.crowd.free(place);
             return Err(e);
         }
         let joined =
-            guest.go().and_then(|(socket, identity)| self.crowd.joined(place, identity.pidfd, socket.into_fd()));
+            guest.go().and_then(|(socket, identity)| self.crowd.joined(place, vec![identity.pidfd, socket.into_fd()]));
         if joined.is_err() {
             // It may have begun.
             self.seat.recover(place);
@@ -275,21 +338,13 @@ pub(super) fn join(offer: Offer, idle: Idle) -> Result<Arc<Seat>> {
         let Ok([file]) = <[OwnedFd; 1]>::try_from(files) else {
             return Err(JoinError::Malformed { what: "an offer without its descriptors" }.into());
         };
-        let file = Memfd::received(file)?;
-        let region = file.map(Access::ReadWrite)?;
-        let page = region.copy_header();
-        let theirs = Table::version(&page)?;
-        if theirs != VERSION {
-            return Err(Error::VersionMismatch { ours: VERSION, theirs });
-        }
-        let table = Table::from_page(&page, file.len() as u64)?;
-        let view = View::new(Arc::new(region), &table)?;
+        let view = view(Memfd::received(file)?.map(Access::ReadWrite)?)?;
         if u32::from(place) >= view.places.count() {
             return Err(JoinError::Malformed { what: "an offer of a place that does not exist" }.into());
         }
         Ok(Seat::new(view, place, idle))
     })?;
     let [pidfd, socket] = host.watched;
-    seat.watched_by(Watch::host(Arc::downgrade(&seat), pidfd, socket)?);
+    seat.watched_by(Watch::host(Arc::downgrade(&seat), pidfd, Some(socket))?);
     Ok(seat)
 }

@@ -37,6 +37,9 @@ pub struct Seat {
     pub(super) owes: AtomicU32,
     /// Watches the host, or if this is the host, the members.
     watch: OnceLock<Watch>,
+    /// Last, when nothing here touches the segment any more.
+    #[cfg(feature = "shm-name")]
+    pub(super) presence: OnceLock<super::named::Presence>,
 }
 
 impl Seat {
@@ -64,6 +67,8 @@ impl Seat {
             descriptor: OnceLock::new(),
             owes: AtomicU32::new(0),
             watch: OnceLock::new(),
+            #[cfg(feature = "shm-name")]
+            presence: OnceLock::new(),
             view,
         })
     }

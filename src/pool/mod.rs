@@ -13,6 +13,8 @@
 //!
 //! Payloads, messages, requests and pending calls are those of a [`Link`](crate::Link).
 //!
+//! With the feature `shm-name`, processes that share no socket meet by name: `Pool::create_named`, `Member::open_named`.
+//!
 //! # Who is trusted
 //!
 //! All members map the memory for reading and writing, and trust each other not to write elsewhere in it; a
@@ -23,6 +25,8 @@ mod calls;
 mod descriptor;
 mod host;
 mod member;
+#[cfg(feature = "shm-name")]
+mod named;
 mod parking;
 mod receiving;
 mod sending;

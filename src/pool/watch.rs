@@ -3,7 +3,7 @@
 use super::member::Seat;
 use crate::call::Ended;
 use crate::error::{Error, JoinError, Result};
-use crate::slots::owned::Recovered;
+use crate::sync::ForkGuard;
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use core::ops::Range;
@@ -18,32 +18,46 @@ use std::thread;
 #[derive(Debug)]
 pub struct Watch {
     quit: Arc<OwnedFd>,
+    guard: ForkGuard,
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let _ = rustix::io::write(&*self.quit, &1u64.to_ne_bytes());
+        // A forked child has the descriptor too, but not the thread.
+        if !self.guard.forked() {
+            ring(&self.quit);
+        }
     }
 }
 
+/// Makes an eventfd readable.
+pub(super) fn ring(eventfd: &OwnedFd) {
+    let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+pub(super) fn new_eventfd() -> Result<OwnedFd> {
+    eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(Error::io("create an eventfd"))
+}
+
+pub(super) fn spawn(watch: impl FnOnce() + Send + 'static) -> Result<()> {
+    let thread = thread::Builder::new().name("busway-watch".into()).spawn(watch);
+    thread.map(drop).map_err(Error::std_io("start a thread that watches"))
+}
+
 impl Watch {
-    fn start(watch: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<Self> {
-        let quit = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let quit = Arc::new(quit.map_err(Error::io("create an eventfd"))?);
+    pub(super) fn start(watch: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<Self> {
+        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
+        let quit = Arc::new(new_eventfd()?);
         let seen = quit.clone();
-        let thread = thread::Builder::new().name("busway-watch".into()).spawn(move || watch(&seen));
-        thread.map_err(Error::std_io("start a thread that watches"))?;
-        Ok(Self { quit })
+        spawn(move || watch(&seen))?;
+        Ok(Self { quit, guard })
     }
 
-    /// Watches the host of a pool: its pidfd, and the socket over which we joined, which stays open as long.
-    pub fn host(seat: Weak<Seat>, pidfd: OwnedFd, socket: OwnedFd) -> Result<Self> {
+    /// Watches the host of a pool: its pidfd, and the socket over which we joined, if any, which stays open as long.
+    pub fn host(seat: Weak<Seat>, pidfd: OwnedFd, socket: Option<OwnedFd>) -> Result<Self> {
         Self::start(move |quit| {
-            let mut fds = [
-                PollFd::new(quit, PollFlags::IN),
-                PollFd::new(&pidfd, PollFlags::IN),
-                PollFd::new(&socket, PollFlags::IN),
-            ];
+            let mut fds: Vec<_> =
+                [quit, &pidfd].into_iter().chain(&socket).map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
             // A signal of the program may interrupt it.
             while poll(&mut fds, None).is_err() {}
             if !fds[0].revents().is_empty() {
@@ -65,11 +79,8 @@ impl Watch {
     pub fn members(seat: Weak<Seat>, crowd: Arc<Crowd>) -> Result<Self> {
         Self::start(move |quit| {
             let _ = crowd.watch(quit, QUIT);
-            let mut events = [MaybeUninit::uninit(); 16];
             loop {
-                let Ok((ready, _)) = epoll::wait(&crowd.epoll, &mut events, None) else { continue };
-                for event in ready {
-                    let place = event.data.u64();
+                for place in crowd.ready(None) {
                     let Some(seat) = seat.upgrade().filter(|_| place != QUIT) else { return };
                     crowd.look(place as u16, || seat.recover(place as u16));
                 }
@@ -78,14 +89,15 @@ impl Watch {
     }
 }
 
-const QUIT: u64 = u64::MAX;
+/// What [`Crowd::ready`] says of the descriptor by which a thread is told to end.
+pub(super) const QUIT: u64 = u64::MAX;
 
 /// The members of a pool besides its host.
 #[derive(Debug)]
 pub struct Crowd {
     epoll: OwnedFd,
     /// By place: pidfd and socket, which become readable when the member is gone; `None` while it joins or is recovered.
-    members: Mutex<BTreeMap<u16, Option<[OwnedFd; 2]>>>,
+    members: Mutex<BTreeMap<u16, Option<Vec<OwnedFd>>>>,
     recovered: Condvar,
 }
 
@@ -96,13 +108,24 @@ impl Crowd {
         Ok(Self { epoll, members: Mutex::default(), recovered: Condvar::new() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Option<[OwnedFd; 2]>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Option<Vec<OwnedFd>>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self, fd: &OwnedFd, token: u64) -> Result<()> {
+    /// From now on [`ready`](Self::ready) says `token` while the descriptor is readable.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(super) fn watch(&self, fd: &OwnedFd, token: u64) -> Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags).map_err(Error::io("watch a descriptor"))
+    }
+
+    /// Waits until something that is watched is readable; returns the tokens. None after `limit`, or for no reason.
+    pub(super) fn ready(&self, limit: Option<&Timespec>) -> Vec<u64> {
+        let mut events = [MaybeUninit::uninit(); 16];
+        let ready = epoll::wait(&self.epoll, &mut events, limit);
+        ready.map_or(Vec::new(), |(ready, _)| ready.iter().map(|event| event.data.u64()).collect())
     }
 
     /// Keeps a place for somebody who joins.
@@ -121,17 +144,24 @@ impl Crowd {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn joined(&self, place: u16, pidfd: OwnedFd, socket: OwnedFd) -> Result<()> {
+    pub fn joined(&self, place: u16, watched: Vec<OwnedFd>) -> Result<()> {
         let mut members = self.lock();
-        self.watch(&pidfd, place.into())?;
-        self.watch(&socket, place.into())?;
-        members.insert(place, Some([pidfd, socket]));
+        let result = watched.iter().try_for_each(|fd| self.watch(fd, place.into()));
+        result.inspect_err(|_| self.forget(&watched))?;
+        members.insert(place, Some(watched));
         Ok(())
+    }
+
+    /// Whether somebody has the place, who may be joining or being recovered.
+    #[cfg(feature = "shm-name")]
+    pub fn has(&self, place: u16) -> bool {
+        self.lock().contains_key(&place)
     }
 
     /// A place is free again; who had it was recovered, or never began.
     pub fn free(&self, place: u16) {
-        self.lock().remove(&place);
+        let gone = self.lock().remove(&place);
+        gone.flatten().inspect(|fds| self.forget(fds));
         self.recovered.notify_all();
     }
 
@@ -140,10 +170,10 @@ impl Crowd {
         self.lock().len()
     }
 
-    /// Waits until there are no more than `count` members.
-    pub fn wait(&self, count: usize, deadline: Deadline) -> bool {
+    /// Waits until there are no more than `count` members, also by `taken`, which a [`free`](Self::free) follows when it changes.
+    pub fn wait(&self, count: usize, deadline: Deadline, taken: impl Fn() -> usize) -> bool {
         let mut members = self.lock();
-        while members.len() > count {
+        while members.len().max(taken()) > count {
             let left = deadline.remaining().unwrap_or(Duration::MAX);
             if left.is_zero() {
                 return false;
@@ -153,8 +183,15 @@ impl Crowd {
         true
     }
 
+    /// Watches these no more. A forked child may have them open still, which would keep them here.
+    fn forget(&self, fds: &[OwnedFd]) {
+        for fd in fds {
+            let _ = epoll::delete(&self.epoll, fd);
+        }
+    }
+
     /// Recovers who has the place, by `recover`, if they are gone.
-    fn look(&self, place: u16, recover: impl FnOnce() -> Recovered) {
+    pub(super) fn look<R>(&self, place: u16, recover: impl FnOnce() -> R) {
         let gone = {
             let mut members = self.lock();
             let Some(member) = members.get_mut(&place) else { return };
@@ -163,7 +200,8 @@ impl Crowd {
             let ready = |fd: &OwnedFd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).unwrap_or(0) > 0;
             member.take_if(|fds| fds.iter().any(ready))
         };
-        if gone.is_some() {
+        if let Some(fds) = gone {
+            self.forget(&fds);
             recover();
             self.free(place);
         }

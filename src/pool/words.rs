@@ -47,6 +47,8 @@ pub struct Line(pub AtomicU32);
 pub struct Control {
     /// One of [`state`]; written by the host.
     pub state: Line,
+    /// Of a pool by name: changes, and wakes the host, when a member has come or gone.
+    pub joins: Line,
 }
 
 /// Values of [`Control::state`].
@@ -71,7 +73,12 @@ pub struct Place {
     pub events: Line,
     /// 1 while an event loop of it may sleep.
     pub armed: Line,
+    /// Of a pool by name: the process that has the place, as [`Process`](crate::region::Process), and [`LEFT`]; 0 for nobody.
+    pub who: AtomicU64,
 }
+
+/// A bit of [`Place::who`]: it has left, and does not touch the segment any more.
+pub const LEFT: u64 = 1 << 63;
 
 /// Who sleeps for one thing: a bit for each place.
 #[derive(Debug)]
@@ -294,13 +301,14 @@ pub fn init(region: &Region, table: &Table) {
     let line = || Line(AtomicU32::new(0));
     for s in table.sections() {
         match s.kind {
-            kind::CONTROL => fill(region, s, |_| Control { state: line() }),
+            kind::CONTROL => fill(region, s, |_| Control { state: line(), joins: line() }),
             kind::PLACES => fill(region, s, |_| Place {
                 requests: line(),
                 room: line(),
                 slots: line(),
                 events: line(),
                 armed: line(),
+                who: AtomicU64::new(0),
             }),
             kind::QUEUES => fill(region, s, |_| Queue {
                 ends: Ends::new(0),

@@ -3,9 +3,10 @@
 use super::layout::HEADER_SIZE;
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
+use core::any::Any;
 use core::mem;
 use core::ptr::NonNull;
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::MmapOptions;
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
 };
@@ -85,24 +86,15 @@ impl Memfd {
             Access::ReadOnly => options.map_raw_read_only(&self.fd),
         }
         .map_err(Error::std_io("map a region"))?;
-        let base = map.as_mut_ptr();
-        let advise = |advice| {
-            // SAFETY: the range is our own fresh mapping, and none of these advices changes what it holds.
-            unsafe { madvise(base.cast(), self.len, advice) }
-        };
-        advise(Advice::LinuxDontFork).map_err(Error::io("keep a region out of forked children"))?;
-        // Only a nicety: a core dump stays small and a crash is noticed sooner.
-        let _ = advise(Advice::LinuxDontDump);
+        let region = Region::of_mapping(map.as_mut_ptr(), self.len, Box::new(map))?;
         if access == Access::ReadOnly {
             // Linux before 5.14 has no such advice; there the size seal alone keeps reads from failing.
-            match advise(Advice::LinuxPopulateRead) {
+            match region.advise(Advice::LinuxPopulateRead) {
                 Ok(()) | Err(rustix::io::Errno::INVAL) => {}
                 Err(e) => return Err(Error::io("read a region for the first time")(e)),
             }
         }
-        let base = NonNull::new(base).ok_or(JoinError::Geometry { what: "mapped at null" })?;
-        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
-        Ok(Region { base, len: self.len, memory: Memory::Mapped(map), guard })
+        Ok(region)
     }
 }
 
@@ -139,7 +131,7 @@ pub struct Region {
 #[derive(Debug)]
 enum Memory {
     /// Unmaps when dropped.
-    Mapped(MmapRaw),
+    Mapped(#[allow(dead_code, reason = "unmaps on drop")] Box<dyn Any>),
     Gone,
     Heap(#[allow(dead_code, reason = "frees on drop")] Arc<Heap>),
 }
@@ -158,6 +150,22 @@ impl Region {
         (view(&heap), view(&heap))
     }
 
+    /// A fresh mapping of shared memory, which `owner` unmaps when dropped.
+    pub(super) fn of_mapping(base: *mut u8, len: usize, owner: Box<dyn Any>) -> Result<Self> {
+        let base = NonNull::new(base).ok_or(JoinError::Geometry { what: "mapped at null" })?;
+        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
+        let region = Self { base, len, memory: Memory::Mapped(owner), guard };
+        region.advise(Advice::LinuxDontFork).map_err(Error::io("keep a region out of forked children"))?;
+        // Only a nicety: a core dump stays small and a crash is noticed sooner.
+        let _ = region.advise(Advice::LinuxDontDump);
+        Ok(region)
+    }
+
+    fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
+        // SAFETY: the range is our own mapping, and none of the advices here changes what it holds.
+        unsafe { madvise(self.base.as_ptr().cast(), self.len, advice) }
+    }
+
     /// Whether this process was forked from the one that mapped the region: here it is not mapped.
     #[inline(always)]
     pub fn forked(&self) -> bool {
@@ -167,6 +175,12 @@ impl Region {
     /// Notices in which process this is, for those that look often.
     pub fn guard(&self) -> ForkGuard {
         self.guard
+    }
+
+    /// Length in bytes; never 0.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.len
     }
 
     /// Address of the first byte.

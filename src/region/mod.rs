@@ -7,9 +7,13 @@
 mod array;
 mod layout;
 mod memory;
+#[cfg(feature = "shm-name")]
+mod named;
 mod process;
 
 pub use array::Array;
 pub use layout::{HEADER_SIZE, Header, MAGIC, MAX_LENGTH, MAX_SECTIONS, Plan, Section, TABLE_AT, Table, VERSION};
 pub use memory::{Access, Memfd, Region};
+#[cfg(feature = "shm-name")]
+pub use named::{Name, NamedHost, open_named};
 pub use process::{Process, namespaces};

@@ -69,6 +69,23 @@ impl Process {
         start_time(self.pid()).is_ok_and(|start| start & START != self.0 >> PID_BITS)
     }
 
+    /// A pidfd of it, which becomes readable when it dies; `None` if it is dead.
+    ///
+    /// # Errors
+    /// What the kernel says, which may have no pidfds, or no more descriptors.
+    #[cfg(feature = "shm-name")]
+    pub fn pidfd(self) -> rustix::io::Result<Option<std::os::fd::OwnedFd>> {
+        use rustix::io::Errno;
+        use rustix::process::{Pid, PidfdFlags, pidfd_open};
+        let Some(pid) = Pid::from_raw(self.pid() as i32) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Alive after this, it is the one behind the descriptor, and not another that got the pid.
+            Ok(pidfd) => Ok((!self.is_dead()).then_some(pidfd)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
     /// As the native one.
     #[cfg(any(miri, busway_loom))]
     pub fn is_dead(self) -> bool {
