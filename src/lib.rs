@@ -21,12 +21,12 @@ pub mod sync;
 #[doc(hidden)]
 pub mod wake;
 
-pub use call::{Loan, Message, Payload, PeerBytes, Pending, Request, reject};
+pub use call::{Loan, Message, Payload, PeerBytes, Pending, Request, Stats, reject};
 pub use config::Config;
 pub use error::{Error, JoinError, Result, Violation};
 pub use host::{Guest, Host, Listener, Process};
 pub use join::Credentials;
-pub use link::{Batch, Geometry, Link, Requests, Stats};
+pub use link::{Batch, Geometry, Link, Requests};
 pub use plugin::Plugin;
 pub use slots::arena::SizeClass;
 pub use wake::{Deadline, Idle};

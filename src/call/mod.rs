@@ -13,6 +13,7 @@ mod loan;
 mod message;
 mod pending;
 mod request;
+mod stats;
 
 pub use bus::{Bus, Hold, Refused};
 pub use bytes::PeerBytes;
@@ -21,3 +22,4 @@ pub use loan::{Loan, Payload};
 pub use message::{Data, Message, copy_short};
 pub use pending::{Pending, Ticket};
 pub use request::{Head, Request, guarded, reject};
+pub use stats::Stats;

@@ -17,7 +17,7 @@ mod waiting;
 #[doc(hidden)]
 pub mod words;
 
-use crate::call::{Loan, Message, Payload, Pending, Request};
+use crate::call::{Loan, Message, Payload, Pending, Request, Stats};
 use crate::error::{Error, Result};
 use crate::join::Credentials;
 use crate::wake::{Deadline, Doorbell};
@@ -25,7 +25,6 @@ use bytemuck::{AnyBitPattern, NoUninit};
 pub use end::{End, Options};
 pub use receiving::Requests;
 pub use sending::Batch;
-pub use stats::Stats;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 pub use words::{BellView, Geometry, Side, View};

@@ -2,6 +2,7 @@
 
 use super::end::End;
 use super::words::Counters;
+use crate::call::Stats;
 use crate::sync::{AtomicU64, Ordering};
 
 impl End {
@@ -28,57 +29,26 @@ impl End {
             calls_in_use: self.calls.in_use(&mut tx.cells) as u64,
             slots_in_use: self.arena.outstanding().into(),
         };
-        stats.publish(&self.ours.counters);
+        publish(&stats, &self.ours.counters);
         stats
     }
 }
 
-/// Counters of one end since it joined.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Calls and events sent.
-    pub sent: u64,
-    /// Their payload bytes.
-    pub sent_bytes: u64,
-    /// Calls and events received.
-    pub received: u64,
-    /// Their payload bytes.
-    pub received_bytes: u64,
-    /// How often ring, cells or a size class were exhausted.
-    pub full: u64,
-    /// How often a thread went to sleep.
-    pub parks: u64,
-    /// How often sleepers of the other side were looked for and rung.
-    pub wakes: u64,
-    /// Waits that spinning ended.
-    pub spins_paid: u64,
-    /// Waits that spun in vain.
-    pub spins_missed: u64,
-    /// Violations of the protocol by the other side.
-    pub violations: u64,
-    /// Reply cells in use now: calls under way, or given up and not yet answered.
-    pub calls_in_use: u64,
-    /// Slots of ours in use now: loaned, or not yet given back by the other side.
-    pub slots_in_use: u64,
-}
-
-impl Stats {
-    fn publish(&self, to: &Counters) {
-        let pairs = [
-            (&to.sent, self.sent),
-            (&to.sent_bytes, self.sent_bytes),
-            (&to.received, self.received),
-            (&to.received_bytes, self.received_bytes),
-            (&to.full, self.full),
-            (&to.parks, self.parks),
-            (&to.wakes, self.wakes),
-            (&to.spins_paid, self.spins_paid),
-            (&to.spins_missed, self.spins_missed),
-            (&to.violations, self.violations),
-        ];
-        for (word, value) in pairs {
-            word.store(value, Ordering::Relaxed);
-        }
+/// Where tools find them.
+fn publish(stats: &Stats, to: &Counters) {
+    let pairs = [
+        (&to.sent, stats.sent),
+        (&to.sent_bytes, stats.sent_bytes),
+        (&to.received, stats.received),
+        (&to.received_bytes, stats.received_bytes),
+        (&to.full, stats.full),
+        (&to.parks, stats.parks),
+        (&to.wakes, stats.wakes),
+        (&to.spins_paid, stats.spins_paid),
+        (&to.spins_missed, stats.spins_missed),
+        (&to.violations, stats.violations),
+    ];
+    for (word, value) in pairs {
+        word.store(value, Ordering::Relaxed);
     }
 }

@@ -1,6 +1,6 @@
 //! Counters of one process in a pool.
 
-use crate::link::Stats;
+use crate::call::Stats;
 use crate::sync::{AtomicU64, NUMBERED_THREADS, Ordering, thread_number};
 use crossbeam_utils::CachePadded;
 
