@@ -10,11 +10,13 @@
 //! word with acquire before it reuses a lent slot, so no read of the old payload can come after the new write. A riding slot
 //! needs no such word: the reply that gives it back was published with release after the payload was last read.
 //!
-//! *Reuse*: each class hands out slots from a window of about [`WINDOW`] bytes. When the window is used up it is swept for
-//! slots that came back; only if none did the class grows into slots never used. So small and large slots stay warm, and
-//! slots in between rotate, which lets the peer's cache keep up.
+//! *Reuse*: each class hands out slots from a window of some bytes. When the window is used up it is swept for slots that came
+//! back; only if none did the class grows into slots never used. Classes of [`ROTATING`] sizes use up their window,
+//! which is larger, before any slot comes round again: what is written then has left the peer's caches, which need not be
+//! asked for it (measured: 4 KiB 1.01 to 0.82 x the floor, 64 KiB 0.91 to 0.64, filled in place 1.05 to 0.93 and 1.00 to
+//! 0.73). Others stay as warm as can be.
 //!
-//! A loan that is dropped unsent is kept in the *place* of its thread, where the same thread finds it again without a lock.
+//! Of these, a loan that is dropped unsent is kept in the *place* of its thread, where the same thread finds it again without a lock.
 //! Only the thread itself fills its place; anybody may take from it, so nothing is stranded there: a class that runs out
 //! collects from all places first.
 
@@ -23,11 +25,16 @@ use crate::region::Array;
 use crate::sync::{AtomicU32, Mutex, MutexGuard, NUMBERED_THREADS, Ordering, PeerWord, mutant, thread_number};
 use crate::wake::Marks;
 use core::num::NonZeroU64;
+use core::ops::RangeInclusive;
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 
 /// How many bytes of one class are in use before it is looked for slots that came back.
-pub const WINDOW: u32 = 128 << 10;
+const WINDOW: u32 = 128 << 10;
+/// The same of a class that rotates.
+const ROTATING_WINDOW: u32 = 512 << 10;
+/// Sizes of slots that rotate. Smaller ones cost no more than the lock that rotating takes; larger ones are few.
+pub const ROTATING: RangeInclusive<u32> = 1 << 10..=64 << 10;
 
 /// Slots of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,7 @@ struct Class {
     first: u32,
     count: u32,
     window: u32,
+    rotates: bool,
 }
 
 /// What the lock guards.
@@ -123,10 +131,11 @@ impl Arena {
         let mut first = 0;
         let classes: Box<[Class]> = classes
             .iter()
-            .map(|c| {
-                let class =
-                    Class { size: c.size, first, count: c.count, window: (WINDOW / c.size).clamp(1, c.count.max(1)) };
-                first += c.count;
+            .map(|&SizeClass { size, count }| {
+                let rotates = ROTATING.contains(&size);
+                let window = if rotates { ROTATING_WINDOW } else { WINDOW } / size;
+                let class = Class { size, first, count, window: window.clamp(1, count.max(1)), rotates };
+                first += count;
                 class
             })
             .collect();
@@ -178,10 +187,11 @@ impl Arena {
     fn loan_locked(&self, class: u8) -> Option<SlotId> {
         let c = &self.classes[class as usize];
         let mut stock = self.stock.lock();
-        if let Some(number) = stock.free[class as usize].pop_front() {
+        let used = stock.used[class as usize];
+        let fresh = c.rotates && used < c.window;
+        if !fresh && let Some(number) = stock.free[class as usize].pop_front() {
             return Some(SlotId::new(class, number));
         }
-        let used = stock.used[class as usize];
         if used >= c.window {
             self.sweep(class, &mut stock);
             if let Some(number) = stock.free[class as usize].pop_front() {
@@ -314,7 +324,8 @@ impl Arena {
 
     #[inline(always)]
     fn place(&self, class: u8) -> Option<&AtomicU32> {
-        self.places[thread_number()?].get(usize::from(class))
+        let class = usize::from(class);
+        if self.classes[class].rotates { None } else { self.places[thread_number()?].get(class) }
     }
 }
 
