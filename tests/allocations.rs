@@ -44,6 +44,7 @@ const NESTED: u32 = 2;
 const SEND: u32 = 3;
 const ALLOCATED: u32 = 4;
 const BATCH: u32 = 5;
+const SETTLE: u32 = 6;
 
 static LARGE: [u8; 3000] = [7; 3000];
 
@@ -112,6 +113,21 @@ fn allocated(plugin: &Process) -> [u64; 2] {
     [ALLOCATIONS.load(Relaxed), theirs]
 }
 
+/// Waits until every other thread sleeps: one that was started while the machine was busy may not even have begun, and what it
+/// allocates then is not a call's.
+fn settle() {
+    let own = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let asleep = |thread: std::io::Result<std::fs::DirEntry>| {
+        let path = thread.expect("a thread").path();
+        // No longer there is asleep enough.
+        let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
+        path.ends_with(&own) || stat.is_empty() || stat.contains(") S ")
+    };
+    while !std::fs::read_dir("/proc/self/task").expect("the threads").all(asleep) {
+        std::thread::yield_now();
+    }
+}
+
 /// Nothing else runs in this process while it counts.
 fn host() {
     let idle = IDLE_MODES.into_iter().find(|mode| *mode == argument()).expect("an idle mode");
@@ -166,6 +182,8 @@ fn pool_host() {
         [ALLOCATIONS.load(Relaxed), theirs]
     };
     (0..rounds).for_each(|_| pool_round(&pool, queue));
+    settle();
+    queue.call(SETTLE, b"", Deadline::NEVER).expect("call");
     let before = allocated();
     (0..rounds).for_each(|_| pool_round(&pool, queue));
     let after = allocated();
@@ -182,6 +200,10 @@ fn worker() {
             match request.method() {
                 ALLOCATED => request.reply_as(&ALLOCATIONS.load(Relaxed)).expect("answer"),
                 BATCH => {}
+                SETTLE => {
+                    settle();
+                    request.reply(b"").expect("answer");
+                }
                 _ => answer(request),
             }
         }

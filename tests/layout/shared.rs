@@ -57,9 +57,11 @@ impl<'a> Bytes<'a> {
 
 /// This process, as a word of a ring.
 fn own(page: &Page) -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("what the kernel says of this process");
+    // Of its first thread: emulators answer for /proc/self/stat with what they make up.
+    let pid = std::process::id();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")).expect("what the kernel says of it");
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(22 - 3)).expect("field 22");
-    page.place("Process", "pid", std::process::id().into())
+    page.place("Process", "pid", pid.into())
         | page.place("Process", "start", start.parse().expect("a number"))
 }
 
