@@ -19,9 +19,11 @@ pub mod slots;
 #[doc(hidden)]
 pub mod sync;
 #[doc(hidden)]
+pub mod tasks;
+#[doc(hidden)]
 pub mod wake;
 
-pub use call::{Loan, Message, Payload, PeerBytes, Pending, Request, Stats, reject};
+pub use call::{Loan, Message, Payload, PeerBytes, Pending, Replying, Request, Stats, reject};
 pub use config::Config;
 pub use error::{Error, JoinError, Result, Violation};
 pub use host::{Guest, Host, Listener, Process};
@@ -29,6 +31,7 @@ pub use join::Credentials;
 pub use link::{Batch, Geometry, Link, Requests};
 pub use plugin::Plugin;
 pub use slots::arena::SizeClass;
+pub use tasks::{Driver, Readable};
 pub use wake::{Deadline, Idle};
 
 #[doc(hidden)]

@@ -6,15 +6,17 @@ use super::{Data, Payload};
 use crate::error::Result;
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
+use crate::tasks::{Caller, Driven};
 use crate::wake::Deadline;
 use core::fmt;
 use core::mem::MaybeUninit;
 use core::ops::Deref;
 use core::ptr::NonNull;
+use core::task::{Context, Poll};
 use std::sync::Arc;
 
 /// The operations behind the user's types, implemented by each topology.
-pub trait Bus: Send + Sync {
+pub trait Bus: Driven {
     /// Gives a received slot back to its owner.
     fn release(&self, slot: SlotRef);
     /// Gives a loaned slot back to the arena it came from.
@@ -34,6 +36,14 @@ pub trait Bus: Send + Sync {
     fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data>;
     /// Waits for the reply of a call until its deadline, and takes it to where it will stay. Written if there is no error.
     fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()>;
+    /// As `finish`, for a task that waits as `caller`.
+    fn poll_finish(
+        &self,
+        ticket: &Ticket,
+        caller: &mut Caller,
+        cx: &mut Context<'_>,
+        to: &mut MaybeUninit<Data>,
+    ) -> Poll<Result<()>>;
     /// Whether `finish` would return at once.
     fn is_finished(&self, ticket: &Ticket) -> bool;
     /// Gives a call up.

@@ -58,6 +58,7 @@ impl Ended {
 }
 
 /// Why a wait ended without what it waited for.
+#[derive(Clone, Copy, Debug)]
 pub enum Stop {
     Deadline,
     Ended(Ended),

@@ -20,6 +20,6 @@ pub use bytes::PeerBytes;
 pub use ended::{Ended, Stop};
 pub use loan::{Loan, Payload};
 pub use message::{Data, Message, copy_short};
-pub use pending::{Pending, Ticket};
+pub use pending::{Pending, Replying, Ticket};
 pub use request::{Head, Request, guarded, reject};
 pub use stats::Stats;

@@ -3,8 +3,11 @@
 use super::{Hold, Message};
 use crate::error::Result;
 use crate::slots::arena::SlotId;
+use crate::tasks::Caller;
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
+use core::pin::Pin;
+use core::task::{Context, Poll, ready};
 
 /// A call under way. Dropping it gives the call up, as its deadline does: a reply that comes later is discarded.
 #[derive(Debug)]
@@ -75,6 +78,50 @@ impl<'a> Pending<'a> {
     pub fn into_owned(mut self) -> Pending<'static> {
         let ticket = core::mem::replace(&mut self.ticket, Ticket::NONE);
         Pending { ticket, hold: self.hold.clone().into_owned() }
+    }
+}
+
+impl<'a> IntoFuture for Pending<'a> {
+    type Output = Result<Message<'a>>;
+    type IntoFuture = Replying<'a>;
+
+    /// Waits for the reply in async code, until the call's deadline.
+    #[inline]
+    fn into_future(self) -> Replying<'a> {
+        Replying { caller: Caller::default(), pending: self }
+    }
+}
+
+/// A call under way that is waited for in async code. Dropping it gives the call up.
+#[derive(Debug)]
+#[must_use = "dropping a pending call gives it up"]
+pub struct Replying<'a> {
+    caller: Caller,
+    pending: Pending<'a>,
+}
+
+impl<'a> Future for Replying<'a> {
+    type Output = Result<Message<'a>>;
+
+    /// # Panics
+    /// After it was ready.
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { caller, pending } = self.get_mut();
+        assert!(pending.ticket.call != Ticket::NONE.call, "polled after it was ready");
+        let mut data = MaybeUninit::uninit();
+        let finished = ready!(pending.hold.poll_finish(&pending.ticket, caller, cx, &mut data));
+        pending.ticket = Ticket::NONE;
+        // SAFETY: received over this bus, and nobody else has it; written where `poll_finish` succeeds.
+        Poll::Ready(finished.map(|()| unsafe { Message::new(data.assume_init(), pending.hold.clone()) }))
+    }
+}
+
+impl Drop for Replying<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // Before the call is given up: its place may be another call's then.
+        self.caller.leave(&*self.pending.hold, self.pending.ticket.cell());
     }
 }
 

@@ -178,6 +178,20 @@ impl Calls {
         self.cells[cell as usize].sent.store(u64::from(generation) << 32 | u64::from(position), Ordering::Relaxed);
     }
 
+    /// The generation of the last call in this cell.
+    #[inline(always)]
+    pub fn generation(&self, cell: u32) -> u32 {
+        self.cells[cell as usize].generation.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`take`](Self::take) would find one.
+    pub fn any_free(&self, cells: &mut FreeCells, reserve: u32) -> bool {
+        if cells.free.len() <= reserve as usize {
+            self.collect(cells);
+        }
+        cells.free.len() > reserve as usize
+    }
+
     /// Where a call was published; `None` while it is gathered in a batch.
     pub fn position(&self, ticket: &Ticket) -> Option<u32> {
         let sent = self.cells[ticket.cell() as usize].sent.load(Ordering::Relaxed);

@@ -11,6 +11,7 @@ use crate::slots::arena::{Arena, SizeClass};
 use crate::sync::{
     self, AtomicBool, AtomicU32, AtomicU64, FutexWord, Mutex, Ordering, PeerWord, fence, futex_wake, mutant,
 };
+use crate::tasks::{Kind, Tasks};
 use crate::wake::{Deadline, Doorbell, HOW_BITS, How, Idle, Marks, Ringer, Sleep, Spin, ring_bell};
 use core::ptr::NonNull;
 use core::time::Duration;
@@ -56,6 +57,8 @@ pub struct End {
     /// The mark of a user's event loop.
     pub(super) armed: Mutex<Marks>,
     pub handler: OnceLock<Box<Handler>>,
+    /// Async tasks that wait, once there were any.
+    pub(super) tasks: OnceLock<Box<Tasks>>,
     pub(super) parks: AtomicU64,
     pub(super) wakes: AtomicU64,
     pub(super) full: AtomicU64,
@@ -109,6 +112,7 @@ impl End {
             draining: AtomicBool::new(false),
             armed: Mutex::new(Marks::default()),
             handler: OnceLock::new(),
+            tasks: OnceLock::new(),
             parks: AtomicU64::new(0),
             wakes: AtomicU64::new(0),
             full: AtomicU64::new(0),
@@ -345,6 +349,9 @@ impl End {
         if self.arena.stock().marks.wake_one(&self.bells.ours.slots.0) {
             self.nudge(Nudge(true));
         }
+        if let Some(tasks) = self.tasks.get() {
+            tasks.notify(Kind::Slots, u32::MAX);
+        }
     }
 
     /// Whether a wait until `deadline` has to stop.
@@ -374,6 +381,13 @@ impl End {
         if self.forked() {
             return false;
         }
+        self.mark_loop();
+        fence(Ordering::SeqCst);
+        !self.intake.ready(&self.intake_words()) && self.ended_now().is_none()
+    }
+
+    /// Sets the mark of an event loop, or sets it anew.
+    pub(super) fn mark_loop(&self) {
         // Before the mark: whoever takes in a ring that came for it sees this.
         if let Some(doorbell) = &self.doorbell {
             doorbell.arm(true);
@@ -385,8 +399,6 @@ impl End {
         } else {
             armed.renew(&self.ours.control.fd_armed.0);
         }
-        fence(Ordering::SeqCst);
-        !self.intake.ready(&self.intake_words()) && self.ended_now().is_none()
     }
 
     /// The event loop is awake again: takes in the rings of the doorbell.
@@ -394,14 +406,26 @@ impl End {
         if self.forked() {
             return;
         }
+        self.unmark_loop();
+        self.take_in_rings();
+    }
+
+    /// Clears the mark.
+    pub(super) fn unmark_loop(&self) {
         let mut armed = self.armed.lock();
         if armed.sleepers() > 0 {
             armed.leave(&self.ours.control.fd_armed.0, How::Descriptor);
             self.ours.control.sleepers.0.fetch_sub(1, Ordering::Relaxed);
         }
         drop(armed);
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.arm(false);
+        }
+    }
+
+    /// Takes in what has made the descriptor of an event loop readable.
+    pub(super) fn take_in_rings(&self) {
         let Some(doorbell) = &self.doorbell else { return };
-        doorbell.arm(false);
         let seen = doorbell.look(&self.theirs.control.rings.0);
         if seen.rung {
             self.sleep.wake_pollers(doorbell);
@@ -415,11 +439,7 @@ impl End {
 
     /// Closes in order: see [`Link::close`](crate::Link::close).
     pub fn close(&self, deadline: Deadline) {
-        self.draining.store(true, Ordering::Relaxed);
-        if self.ended().is_none() {
-            // Another thread may have ended the link just now, which stays.
-            let word = &self.ours.control.state.0;
-            let _ = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::Release, Ordering::Relaxed);
+        if self.begin_close() {
             while self.ended_now().is_none() && !deadline.has_passed() && !self.is_drained() {
                 // Handlers of ours and of the peer finish without ringing anybody, so this looks every millisecond.
                 let until = deadline.sooner(Duration::from_millis(1)).until();
@@ -430,8 +450,20 @@ impl End {
         self.end(Ended::ByUs);
     }
 
+    /// Sends nothing new from now on. Returns whether there is something to wait for.
+    pub(super) fn begin_close(&self) -> bool {
+        self.draining.store(true, Ordering::Relaxed);
+        if self.ended().is_some() {
+            return false;
+        }
+        // Another thread may have ended the link just now, which stays.
+        let word = &self.ours.control.state.0;
+        let _ = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::Release, Ordering::Relaxed);
+        true
+    }
+
     /// Whether everything sent was taken, and no call is under way in either direction.
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         let mut tx = self.tx.lock();
         self.sweep_given_up(&mut tx);
         self.theirs.intake.pos.0.load() == tx.ring.next()

@@ -11,6 +11,7 @@ mod receiving;
 mod replies;
 mod sending;
 mod stats;
+mod tasks;
 #[cfg(all(test, not(busway_loom)))]
 mod tests;
 mod waiting;

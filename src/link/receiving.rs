@@ -9,11 +9,13 @@ use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::sync::{Ordering, demote, fence, mutant, prefetch_write};
+use crate::tasks::{Caller, Kind};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
+use core::task::{Context, Poll, ready};
 use std::sync::Arc;
 
 thread_local! {
@@ -59,7 +61,7 @@ impl End {
 
     /// How the link ended, as an error, once nothing is left to receive.
     #[inline]
-    fn check_ended(&self) -> Result<()> {
+    pub(super) fn check_ended(&self) -> Result<()> {
         if self.forked() {
             return Err(Error::Forked);
         }
@@ -395,6 +397,18 @@ impl Bus for End {
         Ok(())
     }
 
+    #[inline]
+    fn poll_finish(
+        &self,
+        ticket: &Ticket,
+        caller: &mut Caller,
+        cx: &mut Context<'_>,
+        to: &mut MaybeUninit<Data>,
+    ) -> Poll<Result<()>> {
+        to.write(ready!(self.poll_call(ticket, caller, cx))?);
+        Poll::Ready(Ok(()))
+    }
+
     fn is_finished(&self, ticket: &Ticket) -> bool {
         self.forked() || self.arrived(ticket) || self.ended_now().is_some() || ticket.deadline.has_passed()
     }
@@ -439,7 +453,7 @@ pub struct Requests<'a> {
 }
 
 impl<'a> Requests<'a> {
-    fn new(end: &'a End, max: usize) -> Self {
+    pub(super) fn new(end: &'a End, max: usize) -> Self {
         if BATCH_OF.get().is_null() {
             BATCH_OF.set(end);
         }
@@ -449,7 +463,7 @@ impl<'a> Requests<'a> {
 
     /// Takes the next chunk; returns whether anything was there.
     #[inline]
-    fn fill(&mut self, spun: bool) -> bool {
+    pub(super) fn fill(&mut self, spun: bool) -> bool {
         let words = self.end.intake_words();
         if self.left == 0 || self.end.forked() || (!spun && !self.end.intake.ready(&words)) {
             return false;
@@ -505,6 +519,9 @@ impl Drop for Requests<'_> {
             // SAFETY: written by `fill`, and not read yet.
             let rest = self.chunk[self.at..self.len].iter().map(|taken| unsafe { taken.assume_init() });
             self.end.nudge(self.end.intake.put_back(&self.end.intake_words(), rest));
+            if let Some(tasks) = self.end.tasks.get() {
+                tasks.notify(Kind::Requests, u32::MAX);
+            }
         }
         // Whatever this one has taken: it may have ended the sharing for others on the same link.
         self.end.notify_batch();

@@ -4,11 +4,15 @@ use super::end::End;
 use super::sending::Tx;
 use super::waiting::ReplySpot;
 use super::words::{self, reply};
-use crate::call::{Data, Stop, Ticket, reject};
+use crate::call::{Bus, Data, Stop, Ticket, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::sync::{Ordering, fence, mutant, prefetch_read};
+use crate::tasks::{Caller, Kind, Waited};
 use crate::wake::HOW_BITS;
+use core::task::{Context, Poll, ready};
+
+const UNSENT: Error = Error::Unsupported { what: "waiting for a call that its batch has not sent; flush it first" };
 
 impl End {
     #[inline(always)]
@@ -25,9 +29,7 @@ impl End {
         if !self.arrived(ticket) {
             if self.calls.position(ticket).is_none() {
                 self.give_up_call(ticket);
-                return Err(Error::Unsupported {
-                    what: "waiting for a call that its batch has not sent; flush it first",
-                });
+                return Err(UNSENT);
             }
             self.wait_reply(ticket)?;
         }
@@ -71,6 +73,27 @@ impl End {
                 Err(stop) => return self.stop_waiting(ticket, stop),
             }
         }
+    }
+
+    /// As [`finish_call`](Self::finish_call), for a task.
+    pub(super) fn poll_call(&self, ticket: &Ticket, caller: &mut Caller, cx: &mut Context<'_>) -> Poll<Result<Data>> {
+        if self.forked() {
+            return Poll::Ready(Err(Error::Forked));
+        }
+        if !self.arrived(ticket) && self.calls.position(ticket).is_none() {
+            self.give_up_call(ticket);
+            return Poll::Ready(Err(UNSENT));
+        }
+        let waited = caller.poll(self, ticket.cell(), ticket.deadline, cx, || self.arrived(ticket));
+        let stopped = match ready!(waited) {
+            Ok(()) => Ok(()),
+            Err(Waited::Stopped(stop)) => self.stop_waiting(ticket, stop),
+            Err(Waited::Failed(error)) => {
+                self.give_up(ticket);
+                Err(error)
+            }
+        };
+        Poll::Ready(stopped.and_then(|()| self.take_reply(ticket)))
     }
 
     #[cold]
@@ -143,6 +166,11 @@ impl End {
         }
         let result = self.read_reply(ticket);
         self.calls.keep(ticket.cell());
+        if let Some(tasks) = self.tasks.get()
+            && tasks.anyone(Kind::Room)
+        {
+            tasks.notify(Kind::Room, u32::MAX);
+        }
         result
     }
 

@@ -39,15 +39,19 @@ impl Tx {
 
 /// What a request needs besides its payload.
 #[derive(Clone, Copy)]
-struct Needs {
+pub(super) struct Needs {
     kind: u8,
     /// The call it is nested in; such a request may use the reserve.
     parent: Option<u32>,
 }
 
 impl Needs {
-    const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
-    const CALL: Needs = Needs { kind: entry::CALL, parent: None };
+    pub(super) fn is_call(self) -> bool {
+        self.kind == entry::CALL
+    }
+
+    pub(super) const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
+    pub(super) const CALL: Needs = Needs { kind: entry::CALL, parent: None };
 }
 
 /// Payloads up to this length are copied into their slot under the sender's lock.
@@ -112,7 +116,7 @@ impl End {
 
     /// Writes a short payload into an entry.
     #[inline(always)]
-    fn carry_bytes(bytes: &[u8]) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+    pub(super) fn carry_bytes(bytes: &[u8]) -> impl FnOnce(&mut Body) -> Option<SlotId> {
         move |body| {
             copy_short(&mut body.inline, bytes);
             body.length = bytes.len() as u32;
@@ -122,7 +126,12 @@ impl End {
 
     /// Writes the reference to a slot into an entry; from then on the slot belongs to the message.
     #[inline(always)]
-    fn carry_slot(&self, slot: SlotId, len: usize, needs: Needs) -> impl FnOnce(&mut Body) -> Option<SlotId> {
+    pub(super) fn carry_slot(
+        &self,
+        slot: SlotId,
+        len: usize,
+        needs: Needs,
+    ) -> impl FnOnce(&mut Body) -> Option<SlotId> {
         move |body| {
             let reference = if needs.kind == entry::CALL { self.arena.ride(slot) } else { self.arena.lend(slot) };
             body.length = 0;
@@ -134,7 +143,7 @@ impl End {
     /// As [`carry_slot`](Self::carry_slot), and copies the payload there: a short one at the last moment, because a locked
     /// instruction, or a value that is moved, between the copy and the publication would wait for all of its cache lines.
     #[inline(always)]
-    fn carry_copy(
+    pub(super) fn carry_copy(
         &self,
         (base, slot): (NonNull<u8>, SlotId),
         bytes: &[u8],
@@ -193,6 +202,16 @@ impl End {
             }
         }
         Ok(Room::Found)
+    }
+
+    /// Whether there is room for an event, and whether there is for a call.
+    pub(super) fn has_room(&self, tx: &mut Tx) -> (bool, bool) {
+        if !tx.cells.given_up.is_empty() {
+            self.sweep_given_up(tx);
+        }
+        let keep = self.ours.entries.count() / 8 + tx.reserved;
+        let entry = tx.ring.room(keep + 1).is_ok_and(|room| room > keep);
+        (entry, entry && self.calls.any_free(&mut tx.cells, self.theirs.cells.count() / 8))
     }
 
     /// Gets room for a request: at once, or waiting for it.
@@ -286,7 +305,7 @@ impl End {
 
     /// Publishes one request. If it fails, `carry` was not called.
     #[inline(always)]
-    fn publish(
+    pub(super) fn publish(
         &self,
         needs: Needs,
         method: u32,

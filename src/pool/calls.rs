@@ -9,10 +9,12 @@ use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
 use crate::slots::owned::{GivenUp, Handle, Progress, Reply, State};
 use crate::sync::{demote, prefetch_read, prefetch_write};
+use crate::tasks::{Caller, Waited};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
 use core::ptr::NonNull;
+use core::task::{Context, Poll, ready};
 use std::sync::Arc;
 
 const NOT_OURS: Error = Error::Unsupported { what: "an answer to what this process does not execute" };
@@ -51,6 +53,23 @@ impl Seat {
             Ok(_) => self.take_reply(slot),
             Err(stop) => self.stop_waiting(slot, stop),
         }
+    }
+
+    /// As [`finish_call`](Self::finish_call), for a task.
+    fn poll_call(&self, ticket: &Ticket, caller: &mut Caller, cx: &mut Context<'_>) -> Poll<Result<Data>> {
+        if self.forked() {
+            return Poll::Ready(Err(Error::Forked));
+        }
+        let slot = call_of(ticket);
+        let ended = || self.table.progress(slot) != Ok(Progress::Pending);
+        Poll::Ready(match ready!(caller.poll(self, slot.index, ticket.deadline, cx, ended)) {
+            Ok(()) => self.take_reply(slot),
+            Err(Waited::Stopped(stop)) => self.stop_waiting(slot, stop),
+            Err(Waited::Failed(error)) => {
+                self.give_up(ticket);
+                Err(error)
+            }
+        })
     }
 
     #[cold]
@@ -259,6 +278,18 @@ impl Bus for Seat {
     fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
         to.write(self.finish_call(ticket)?);
         Ok(())
+    }
+
+    #[inline]
+    fn poll_finish(
+        &self,
+        ticket: &Ticket,
+        caller: &mut Caller,
+        cx: &mut Context<'_>,
+        to: &mut MaybeUninit<Data>,
+    ) -> Poll<Result<()>> {
+        to.write(ready!(self.poll_call(ticket, caller, cx))?);
+        Poll::Ready(Ok(()))
     }
 
     fn is_finished(&self, ticket: &Ticket) -> bool {

@@ -15,11 +15,12 @@
 
 use super::member::Seat;
 use super::parking::{Kind, Rows};
+use super::watch::ring;
 use super::words::Place;
 use crate::error::{Error, Result};
 use crate::region::{Array, Region};
 use crate::slots::owned::Handle;
-use crate::sync::{AtomicBool, ForkGuard, FutexWord, Mutex, Ordering, fence, futex_wait, futex_wake};
+use crate::sync::{self, AtomicBool, AtomicU64, ForkGuard, FutexWord, Mutex, Ordering, fence, futex_wait, futex_wake};
 use core::num::NonZeroU32;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,10 +34,18 @@ pub struct Descriptor {
     quit: Arc<AtomicBool>,
     places: Array<Place>,
     place: u16,
-    armed: Mutex<Option<Rows>>,
+    /// What the loop is marked asleep for: bits of rows, by kind.
+    armed: Mutex<[u32; 3]>,
+    /// When it is woken whatever happens, or `u64::MAX`.
+    due: Arc<AtomicU64>,
     guard: ForkGuard,
     /// The thread sleeps on a word in it.
     _region: Arc<Region>,
+}
+
+/// Makes an eventfd unreadable.
+fn drain(eventfd: &OwnedFd) {
+    let _ = rustix::io::read(eventfd, &mut [0; 8]);
 }
 
 impl Place {
@@ -63,11 +72,12 @@ impl Descriptor {
             quit: Arc::new(AtomicBool::new(false)),
             places: seat.view.places,
             place: seat.place,
-            armed: Mutex::new(None),
+            armed: Mutex::new([0; 3]),
+            due: Arc::new(AtomicU64::new(u64::MAX)),
             guard: ForkGuard::new().map_err(Error::io("map the fork guard"))?,
             _region: seat.view.region.clone(),
         };
-        let (ready, quit) = (descriptor.ready.clone(), descriptor.quit.clone());
+        let (ready, quit, due) = (descriptor.ready.clone(), descriptor.quit.clone(), descriptor.due.clone());
         let (places, place, region) = (descriptor.places, descriptor.place, seat.view.region.clone());
         // Before it is armed: the thread may begin later.
         let mut seen = descriptor.place().events.0.load(Ordering::Acquire);
@@ -75,13 +85,18 @@ impl Descriptor {
             let events = &places.at(place.into()).events.0;
             while !quit.load(Ordering::Acquire) {
                 let now = events.load(Ordering::Acquire);
-                if now == seen {
-                    futex_wait(FutexWord::shared(events, seen), None);
+                let at = due.load(Ordering::Acquire);
+                let passed = at <= sync::now()
+                    && due.compare_exchange(at, u64::MAX, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+                if now == seen && !passed {
+                    futex_wait(FutexWord::shared(events, seen), (at != u64::MAX).then_some(at));
                 } else {
                     seen = now;
-                    let _ = rustix::io::write(&*ready, &1u64.to_ne_bytes());
+                    ring(&ready);
                 }
             }
+            // Whoever drives async code finds that there is nothing left to drive.
+            ring(&ready);
             drop(region);
         };
         let thread = thread::Builder::new().name("busway-events".into()).spawn(relay);
@@ -117,24 +132,48 @@ impl Seat {
         Ok(self.descriptor.get_or_init(|| made).ready.as_fd())
     }
 
+    /// Marks the event loop asleep for rows of each kind, and no others.
+    pub(super) fn park_loop(&self, rows: [u32; 3]) {
+        let Some(descriptor) = self.descriptor.get() else { return };
+        let mut armed = descriptor.armed.lock();
+        let each = |bits: [u32; 3]| {
+            let kinds = [Kind::Requests, Kind::Room, Kind::Slots].into_iter().zip(bits);
+            kinds.filter_map(|(kind, bits)| NonZeroU32::new(bits).map(|bits| Rows { kind, bits }))
+        };
+        each(*armed).for_each(|rows| self.parking.unpark(&self.view, rows));
+        // What was claimed until now is ours to hand on.
+        self.owes.fetch_or(armed[Kind::Requests as usize], Ordering::Relaxed);
+        descriptor.place().armed.0.store(1, Ordering::Release);
+        for rows in each(rows) {
+            self.parking.park(&self.view, rows);
+        }
+        *armed = rows;
+    }
+
+    /// From now on who wakes a thread of this place, or a caller, wakes its event loop.
+    pub(super) fn arm_loop(&self) {
+        if let Some(descriptor) = self.descriptor.get() {
+            descriptor.place().armed.0.store(1, Ordering::Release);
+        }
+    }
+
+    /// Asks whoever answers this call to ring for it.
+    pub(super) fn park_call(&self, index: u32) {
+        let Some(word) = self.table.header(index).map(|header| header.word()) else { return };
+        if word.caller() == self.place {
+            // One that has ended meanwhile is seen by its caller's look.
+            let _ = self.table.sleep(Handle { index, generation: word.generation() });
+        }
+    }
+
     /// Says that an event loop is about to sleep, for these queues and for the replies to all calls of this process. Returns
     /// false if there is something to receive, or the pool has ended.
     pub(super) fn arm(&self, queues: Option<Rows>) -> Result<bool> {
         self.descriptor()?;
         let Some(descriptor) = self.descriptor.get() else { return Ok(false) };
-        self.disarm();
-        descriptor.place().armed.0.store(1, Ordering::Release);
-        if let Some(queues) = queues {
-            self.parking.park(&self.view, queues);
-            *descriptor.armed.lock() = Some(queues);
-        }
-        for index in 0..self.table.count() {
-            let Some(word) = self.table.header(index).map(|header| header.word()) else { continue };
-            if word.caller() == self.place {
-                // One that has ended meanwhile is seen by its caller's look.
-                let _ = self.table.sleep(Handle { index, generation: word.generation() });
-            }
-        }
+        drain(&descriptor.ready);
+        self.park_loop([queues.map_or(0, |queues| queues.bits.get()), 0, 0]);
+        (0..self.table.count()).for_each(|index| self.park_call(index));
         fence(Ordering::SeqCst);
         let waits = |queue: u8| !self.rings[usize::from(queue)].is_empty(&self.table);
         Ok(self.ended().is_none() && !queues.is_some_and(|queues| queues.numbers().any(waits)))
@@ -146,12 +185,31 @@ impl Seat {
             return;
         }
         let Some(descriptor) = self.descriptor.get() else { return };
-        descriptor.place().armed.0.store(0, Ordering::Relaxed);
-        let _ = rustix::io::read(&*descriptor.ready, &mut [0; 8]);
-        if let Some(queues) = descriptor.armed.lock().take() {
-            self.parking.unpark(&self.view, queues);
-            self.owes.fetch_or(queues.bits.get(), Ordering::Relaxed);
-            fence(Ordering::SeqCst);
+        self.unpark_loop();
+        drain(&descriptor.ready);
+    }
+
+    /// The event loop is awake.
+    pub(super) fn unpark_loop(&self) {
+        self.park_loop([0; 3]);
+        if let Some(descriptor) = self.descriptor.get() {
+            descriptor.place().armed.0.store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Makes the descriptor readable at this point, or before it.
+    pub(super) fn ring_loop_at(&self, at: u64) {
+        let Some(descriptor) = self.descriptor.get() else { return };
+        if descriptor.due.fetch_min(at, Ordering::AcqRel) > at {
+            descriptor.place().ring_events();
+        }
+    }
+
+    /// Takes in what has made the descriptor readable.
+    pub(super) fn take_in_events(&self) {
+        if let Some(descriptor) = self.descriptor.get() {
+            drain(&descriptor.ready);
         }
     }
 

@@ -140,12 +140,24 @@ impl Pool {
             return;
         }
         let deadline = deadline.into();
-        let word = &seat.view.control.state.0;
-        let _closed = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::AcqRel, Ordering::Relaxed);
+        seat.begin_close();
         // Nobody rings for this, and it need not be quick.
         while seat.under_way() > 0 && !deadline.has_passed() {
             std::thread::sleep(Duration::from_millis(1));
         }
+        self.host.end();
+    }
+}
+
+impl Pool {
+    /// As [`close`](Self::close), for async code.
+    pub async fn close_async(&self, deadline: impl Into<Deadline>) {
+        let seat = &self.host.seat;
+        if seat.forked() || seat.ended().is_some() {
+            return;
+        }
+        seat.begin_close();
+        seat.drained(deadline.into()).await;
         self.host.end();
     }
 }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ring::mpmc::{Ring, Snapshot};
 use crate::slots::owned::{Header, Orphans, Recovered, State, Table};
 use crate::sync::{AtomicU32, Ordering, fence, futex_wake};
+use crate::tasks::Tasks;
 use crate::wake::{Deadline, Idle, Spin};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -30,6 +31,10 @@ pub struct Seat {
     /// How the pool ended, as [`Ended`]; 0 while it has not.
     ended: AtomicU32,
     pub(super) tally: Tally,
+    /// How long each queue was when a task that waits for room in it was woken last.
+    pub(super) room_seen: Box<[AtomicU32]>,
+    /// Async tasks that wait, once there were any.
+    pub(super) tasks: OnceLock<Box<Tasks>>,
     /// For an event loop, if there is one.
     pub(super) descriptor: OnceLock<Descriptor>,
     /// The queues for which it was woken, until somebody looks whether there is more.
@@ -63,6 +68,8 @@ impl Seat {
             first_look: FirstLook::new(),
             ended: AtomicU32::new(0),
             tally: Tally::default(),
+            room_seen: (0..view.entries.len()).map(|_| AtomicU32::new(u32::MAX)).collect(),
+            tasks: OnceLock::new(),
             descriptor: OnceLock::new(),
             owes: AtomicU32::new(0),
             watch: OnceLock::new(),
@@ -153,6 +160,12 @@ impl Seat {
     pub fn under_way(&self) -> usize {
         let words = (0..self.table.count()).filter_map(|index| self.table.header(index)).map(Header::word);
         words.filter(|word| !matches!(word.state(), State::Free | State::Owned | State::Attached)).count()
+    }
+
+    /// Nobody sends anything new from now on.
+    pub(super) fn begin_close(&self) {
+        let word = &self.view.control.state.0;
+        let _closed = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::AcqRel, Ordering::Relaxed);
     }
 
     /// Counters of this process.

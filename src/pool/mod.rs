@@ -31,6 +31,7 @@ mod parking;
 mod receiving;
 mod sending;
 mod stats;
+mod tasks;
 #[cfg(all(test, not(busway_loom)))]
 mod tests;
 mod user;

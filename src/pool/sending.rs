@@ -97,28 +97,44 @@ impl Seat {
             Payload::Loan(loan) if loan.in_slot() && len > INLINE_REQUEST => {
                 handle_of(loan.into_slot(core::ptr::from_ref(self).cast())?.1.bits())
             }
-            short if len <= INLINE_REQUEST => {
+            bytes => {
                 let slot = self.slot(len, patience)?;
-                self.write(slot, |body| copy_short(&mut body.words, short.as_ref()));
-                slot
-            }
-            long => {
-                let slot = self.slot(len, patience)?;
-                // SAFETY: as long as was asked for, and nobody else's; the caller's bytes do not lie in a slot that was free.
-                unsafe { self.payload(slot.index).0.copy_from_nonoverlapping(NonNull::from(long.as_ref()).cast(), len) }
+                self.fill(slot, bytes.as_ref());
                 slot
             }
         };
+        self.address(slot, method, len, deadline);
+        let sent = self.enqueue(queue, what, slot, patience)?;
+        self.sent(sent, len);
+        Ok(sent)
+    }
+
+    /// Copies a payload into a slot of ours that was allocated for so many bytes.
+    #[inline(always)]
+    pub(super) fn fill(&self, slot: Handle, bytes: &[u8]) {
+        if bytes.len() <= INLINE_REQUEST {
+            return self.write(slot, |body| copy_short(&mut body.words, bytes));
+        }
+        // SAFETY: as long as was asked for, and nobody else's; the caller's bytes do not lie in a slot that was free.
+        unsafe { self.payload(slot.index).0.copy_from_nonoverlapping(NonNull::from(bytes).cast(), bytes.len()) }
+    }
+
+    /// Writes what goes with the payload.
+    #[inline(always)]
+    pub(super) fn address(&self, slot: Handle, method: u32, len: usize, deadline: Deadline) {
         self.write(slot, |body| {
             body.words[DEADLINE] = deadline.as_nanos();
             (body.what, body.length) = (method, len as u32);
         });
-        let sent = self.enqueue(queue, what, slot, patience)?;
+    }
+
+    /// After a request of `len` bytes has left.
+    #[inline(always)]
+    pub(super) fn sent(&self, sent: Handle, len: usize) {
         if len > INLINE_REQUEST {
-            demote(self.payload(slot.index).0, len);
+            demote(self.payload(sent.index).0, len);
         }
         self.tally.sent(len);
-        Ok(sent)
     }
 
     #[inline(always)]
@@ -152,7 +168,7 @@ impl Seat {
 
     /// Without room the slot is ours again.
     #[inline(always)]
-    fn try_enqueue(&self, queue: u8, what: What, slot: Handle) -> Result<Handle, Handle> {
+    pub(super) fn try_enqueue(&self, queue: u8, what: What, slot: Handle) -> Result<Handle, Handle> {
         let sent = self.table.queue(slot, queue, what == What::Event).expect("a slot that this process holds");
         if self.rings[usize::from(queue)].enqueue(&self.table, sent).is_ok() {
             return Ok(sent);

@@ -92,7 +92,7 @@ impl PoolConfig {
 /// In a forked child every operation answers [`Error::Forked`] and dropping does nothing. A thread watches the host: when it dies,
 /// every operation answers [`Error::PeerDied`], and whoever waits wakes.
 pub struct Member {
-    seat: Arc<Seat>,
+    pub(super) seat: Arc<Seat>,
 }
 
 impl Member {
@@ -282,8 +282,8 @@ impl fmt::Debug for Member {
 /// One queue of a pool, as a member sees it.
 #[derive(Clone, Copy)]
 pub struct Queue<'a> {
-    seat: &'a Seat,
-    number: u8,
+    pub(super) seat: &'a Seat,
+    pub(super) number: u8,
 }
 
 impl<'a> Queue<'a> {
@@ -405,8 +405,8 @@ impl fmt::Debug for Queue<'_> {
 /// Each request is taken by one worker of all. No request waits while a worker sleeps that serves its queue; but as long as
 /// one spins, that one gets it, and nobody is woken.
 pub struct Worker<'a> {
-    seat: &'a Seat,
-    queues: Rows,
+    pub(super) seat: &'a Seat,
+    pub(super) queues: Rows,
     turn: Turn,
 }
 
@@ -465,9 +465,9 @@ impl fmt::Debug for Worker<'_> {
 /// Requests received together. See [`Worker::recv_batch`].
 #[derive(Debug)]
 pub struct Requests<'a> {
-    worker: &'a Worker<'a>,
-    first: Option<Request<'a>>,
-    left: usize,
+    pub(super) worker: &'a Worker<'a>,
+    pub(super) first: Option<Request<'a>>,
+    pub(super) left: usize,
 }
 
 impl<'a> Iterator for Requests<'a> {

@@ -98,7 +98,7 @@ macro_rules! atomic {
 }
 atomic!(AtomicBool, bool, swap);
 atomic!(AtomicU32, u32, swap, fetch_add, fetch_sub, fetch_or, fetch_and);
-atomic!(AtomicU64, u64, swap, fetch_add, fetch_sub, fetch_or, fetch_and);
+atomic!(AtomicU64, u64, swap, fetch_add, fetch_sub, fetch_or, fetch_and, fetch_min);
 
 /// As the native mutex.
 #[derive(Debug, Default)]

@@ -1,12 +1,16 @@
 //! The descriptor of an end: a socket that the peer rings, and what else ends a long sleep.
 
+use super::Deadline;
 use crate::error::{Error, Result};
-use crate::sync::{self, AtomicBool, AtomicU32, Ordering, PeerWord};
+use crate::sync::{self, AtomicBool, AtomicU32, AtomicU64, Ordering, PeerWord};
 use core::mem::MaybeUninit;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 
 /// What to wait on, for everything that can happen to one end of a link.
 ///
@@ -25,6 +29,15 @@ pub struct Doorbell {
     armed: AtomicBool,
     /// How often the peer had rung when the socket was read last.
     read_at: AtomicU32,
+    timer: Timer,
+}
+
+/// Makes the descriptor of the event loop readable at some time.
+#[derive(Debug)]
+struct Timer {
+    fd: OnceLock<OwnedFd>,
+    /// When; `u64::MAX` for never.
+    at: AtomicU64,
 }
 
 /// An epoll instance and its own nudge.
@@ -42,6 +55,7 @@ const HUNG_UP: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(Event
 const SOCKET: u64 = 0;
 const NUDGE: u64 = 1;
 const WATCHED: u64 = 2;
+const TIMER: u64 = 3;
 
 /// What a look at the descriptors has found.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,11 +87,35 @@ impl Watch {
     }
 }
 
+impl Timer {
+    #[cold]
+    fn set(&self, epoll: &OwnedFd, at: u64) -> Result<()> {
+        let fd = match self.fd.get() {
+            Some(fd) => fd,
+            None => {
+                let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+                let fd = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(Error::io("create a timer"))?;
+                let fd = self.fd.get_or_init(|| fd);
+                let added = epoll::add(epoll, fd, epoll::EventData::new_u64(TIMER), EventFlags::IN);
+                match added {
+                    Ok(()) | Err(Errno::EXIST) => fd,
+                    Err(error) => return Err(Error::io("watch a timer")(error)),
+                }
+            }
+        };
+        let at = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
+        timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &once).map_err(Error::io("set a timer"))?;
+        Ok(())
+    }
+}
+
 impl Doorbell {
     /// Watches `socket`, our end of the doorbell, and `watched`: descriptors that become readable when the peer is gone.
     pub fn new(socket: OwnedFd, watched: Vec<OwnedFd>) -> Result<Self> {
         let (threads, events) = (Watch::new(&socket, &watched)?, Watch::new(&socket, &watched)?);
-        Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false), read_at: AtomicU32::new(0) })
+        let timer = Timer { fd: OnceLock::new(), at: AtomicU64::new(u64::MAX) };
+        Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false), read_at: AtomicU32::new(0), timer })
     }
 
     /// Rings at the peer's end. Never blocks; a full socket has rung already, a closed one has nobody to hear.
@@ -99,6 +137,17 @@ impl Doorbell {
     /// Says whether an event loop may sleep from now on.
     pub fn arm(&self, armed: bool) {
         self.armed.store(armed, Ordering::SeqCst);
+    }
+
+    /// Makes the descriptor of the event loop readable at this point, or before it.
+    pub fn ring_at(&self, at: Deadline) {
+        let Some(at) = at.until() else { return };
+        if self.timer.at.fetch_min(at, Ordering::AcqRel) <= at {
+            return; // it rings before that
+        }
+        if self.timer.set(&self.events.epoll, at).is_err() {
+            self.events.nudge(); // better too early than never
+        }
     }
 
     /// Waits until something happens or until `until`, and takes it in. `rings` is where the peer counts its rings. Returns
@@ -135,6 +184,12 @@ impl Doorbell {
                 }
                 NUDGE => {
                     let _ = rustix::io::read(&watch.nudge, &mut [0; 8]);
+                }
+                TIMER => {
+                    self.timer.at.store(u64::MAX, Ordering::Release);
+                    if let Some(fd) = self.timer.fd.get() {
+                        let _ = rustix::io::read(fd, &mut [0; 8]);
+                    }
                 }
                 _ => seen.alarm = true,
             }

@@ -79,6 +79,17 @@ impl Spin {
         (if waits.is_multiple_of(64) { self.full } else { turns }, 0)
     }
 
+    /// As [`begin`](Self::begin), for who looks now and then in between: for how many nanoseconds.
+    pub fn time(&self, ours: &AtomicU32, theirs: &PeerWord) -> u64 {
+        match (self.idle, self.begin(ours, theirs)) {
+            (Idle::Adaptive { spin }, (turns, _)) => {
+                (spin.as_nanos() as u64) * u64::from(turns) / u64::from(self.full.max(1))
+            }
+            (_, (0, _)) => 0,
+            _ => u64::MAX,
+        }
+    }
+
     /// Spinning paid: the next wait may spin in full.
     #[inline]
     pub fn paid(&self) {
@@ -100,7 +111,7 @@ fn cpus() -> usize {
 
 /// How many turns of a spin loop take `time`. A pause takes from 4 to 140 cycles, depending on the CPU, so it is measured
 /// once: the wait itself then needs no clock.
-fn turns(time: Duration) -> u32 {
+pub fn turns(time: Duration) -> u32 {
     if cfg!(busway_loom) {
         return time.as_nanos() as u32; // a model's clock stands still
     }

@@ -61,8 +61,7 @@ fn own(page: &Page) -> u64 {
     let pid = std::process::id();
     let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")).expect("what the kernel says of it");
     let start = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(22 - 3)).expect("field 22");
-    page.place("Process", "pid", pid.into())
-        | page.place("Process", "start", start.parse().expect("a number"))
+    page.place("Process", "pid", pid.into()) | page.place("Process", "start", start.parse().expect("a number"))
 }
 
 #[test]

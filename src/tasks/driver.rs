@@ -1,0 +1,213 @@
+//! The driver of a bus: wakes its tasks.
+
+use super::{Driven, What};
+use crate::error::{Error, Result};
+use crate::sync::{self, Ordering, fence, mutant};
+use crate::wake::Deadline;
+use core::future::Future;
+use core::pin::Pin;
+use core::task::{Context, Poll, Waker, ready};
+use std::io;
+use std::sync::{Arc, Weak};
+
+/// What tells a task when a descriptor is readable: a reactor's handle on it.
+///
+/// ```
+/// # struct Handle(std::os::fd::OwnedFd);
+/// # impl Handle { fn poll_readable(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> { todo!() } }
+/// use std::task::{Context, Poll};
+///
+/// /// As `async_io::Async` has it, on which smol and others build.
+/// struct Watched(Handle);
+///
+/// impl busway::Readable for Watched {
+///     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+///         self.0.poll_readable(cx)
+///     }
+/// }
+/// ```
+pub trait Readable {
+    /// Ready once the descriptor has become readable since it was ready last. Else pending, and the task is woken then. It may
+    /// be ready for nothing.
+    ///
+    /// # Errors
+    /// What the reactor says; the driver then ends, and the next task that waits finds another.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// The task that wakes those who wait for one bus. Spawn it; it ends with the bus.
+///
+/// Dropping it leaves the bus to the next driver: another one, or else a thread of ours, which the next task that has to wait starts.
+#[must_use = "a driver does nothing unless it is spawned"]
+pub struct Driver<R> {
+    bus: Weak<dyn Driven>,
+    source: R,
+    pace: Pace,
+    asleep: bool,
+    woken: Vec<Waker>,
+}
+
+/// What a driver does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Look again, after others had their turn.
+    Again,
+    /// Wait for the descriptor.
+    Sleep,
+    /// Nothing: the bus has ended.
+    Over,
+}
+
+/// How long a driver looks before it sleeps.
+#[derive(Debug, Default)]
+pub struct Pace {
+    /// Until when; 0 after a sleep.
+    until: u64,
+    /// How long each time.
+    patience: u64,
+    /// Turns since the descriptor was looked at.
+    turns: u32,
+}
+
+/// After so many turns without a sleep the descriptor is looked at: it also says that the other side has died.
+const TURNS: u32 = 1 << 14;
+
+impl Pace {
+    /// Looks once for all tasks of a bus. Whoever is in `woken` is to be woken by the caller, without a lock held.
+    pub fn turn(&mut self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> Turn {
+        let tasks = bus.tasks();
+        if bus.stopped(Deadline::NEVER).is_err() {
+            tasks.wake_all(woken);
+            return Turn::Over;
+        }
+        let found = tasks.dispatch(bus, woken);
+        if found || tasks.waiting.load(Ordering::Relaxed) > 0 {
+            let now = sync::now();
+            if self.until == 0 {
+                self.patience = bus.patience();
+            } else if found && self.patience > 0 {
+                bus.learn(true);
+            }
+            if found || self.until == 0 {
+                self.until = now.saturating_add(self.patience).max(1);
+            }
+            if found || now < self.until {
+                self.turns += 1;
+                if self.turns == TURNS {
+                    self.turns = 0;
+                    bus.take_in();
+                }
+                return Turn::Again;
+            }
+        }
+        self.fall_asleep(bus, woken)
+    }
+
+    fn fall_asleep(&mut self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> Turn {
+        let tasks = bus.tasks();
+        tasks.asleep.store(true, Ordering::SeqCst);
+        if !mutant("tasks: driver without fence") {
+            fence(Ordering::SeqCst);
+        }
+        if tasks.waiting.load(Ordering::Relaxed) > 0 {
+            bus.mark(What::All);
+            fence(Ordering::SeqCst);
+            let found = !mutant("tasks: driver without a second look") && tasks.dispatch(bus, woken);
+            if found || bus.stopped(Deadline::NEVER).is_err() {
+                self.wake(bus);
+                return Turn::Again;
+            }
+            if self.until != 0 && self.patience > 0 {
+                bus.learn(false);
+            }
+            let due = tasks.due.load(Ordering::Relaxed);
+            if due != u64::MAX {
+                bus.ring_at(Deadline::from_nanos(due));
+            }
+        }
+        self.until = 0;
+        Turn::Sleep
+    }
+
+    /// The driver is awake again.
+    pub fn wake(&mut self, bus: &(impl Driven + ?Sized)) {
+        bus.tasks().asleep.store(false, Ordering::SeqCst);
+        bus.unmark();
+    }
+}
+
+impl<R: Readable> Driver<R> {
+    pub(crate) fn new(bus: Arc<dyn Driven>, source: R) -> Result<Self> {
+        if bus.tasks().driven.swap(true, Ordering::AcqRel) {
+            return Err(Error::Unsupported { what: "a second driver" });
+        }
+        Ok(Self { bus: Arc::downgrade(&bus), source, pace: Pace::default(), asleep: false, woken: Vec::new() })
+    }
+
+    /// While asleep: whether to wake, because the descriptor is readable or a task wants this driver to look in turn.
+    fn wait(&mut self, bus: &dyn Driven, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.source.poll_readable(cx)?.is_ready() {
+            bus.take_in();
+            return Poll::Ready(Ok(()));
+        }
+        let mut left = bus.tasks().driver.lock();
+        match &mut *left {
+            // It was taken out to wake us.
+            None if self.asleep => Poll::Ready(Ok(())),
+            Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
+            waker => {
+                *waker = Some(cx.waker().clone());
+                self.asleep = true;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<R: Readable + Unpin> Future for Driver<R> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let Some(bus) = this.bus.upgrade().filter(|bus| !bus.forked()) else { return Poll::Ready(()) };
+        let mut turn = if this.asleep { Turn::Sleep } else { Turn::Again };
+        loop {
+            if turn == Turn::Sleep {
+                if ready!(this.wait(&*bus, cx)).is_err() {
+                    return Poll::Ready(());
+                }
+                this.asleep = false;
+                this.pace.wake(&*bus);
+            }
+            turn = this.pace.turn(&*bus, &mut this.woken);
+            this.woken.drain(..).for_each(Waker::wake);
+            match turn {
+                Turn::Over => return Poll::Ready(()),
+                Turn::Again => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Turn::Sleep => {}
+            }
+        }
+    }
+}
+
+impl<R> Drop for Driver<R> {
+    fn drop(&mut self) {
+        let Some(bus) = self.bus.upgrade().filter(|bus| !bus.forked()) else { return };
+        let tasks = bus.tasks();
+        drop(tasks.driver.lock().take());
+        tasks.asleep.store(true, Ordering::SeqCst);
+        tasks.driven.store(false, Ordering::Release);
+        // Whoever waits finds another driver.
+        tasks.wake_all(&mut self.woken);
+        self.woken.drain(..).for_each(Waker::wake);
+    }
+}
+
+impl<R> core::fmt::Debug for Driver<R> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Driver").field("asleep", &self.asleep).finish_non_exhaustive()
+    }
+}
