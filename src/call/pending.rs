@@ -100,6 +100,20 @@ pub struct Replying<'a> {
     pending: Pending<'a>,
 }
 
+impl<'a> Replying<'a> {
+    /// Not sent yet.
+    #[inline(always)]
+    pub(crate) fn new(hold: Hold<'a>) -> Self {
+        Self { caller: Caller::default(), pending: Pending::new(Ticket::NONE, hold) }
+    }
+
+    /// Where the ticket goes when it is sent.
+    #[inline(always)]
+    pub(crate) fn ticket(&mut self) -> &mut Ticket {
+        &mut self.pending.ticket
+    }
+}
+
 impl<'a> Future for Replying<'a> {
     type Output = Result<Message<'a>>;
 

@@ -9,7 +9,7 @@ use super::end::End;
 use super::intake::Taken;
 use super::waiting::{ArenaSpot, SpaceSpot};
 use super::words::{self, Body, entry};
-use crate::call::{Bus, Loan, Message, Payload, Pending, Stop, Ticket, copy_short};
+use crate::call::{Bus, Loan, Message, Payload, Pending, Replying, Stop, Ticket, copy_short};
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
@@ -170,16 +170,19 @@ impl End {
         needs: Needs,
         cell: Option<CellOf>,
         deadline: Deadline,
+        ticket: &mut Ticket,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
-    ) -> (u32, Ticket) {
+    ) -> u32 {
         let slot = carry(body);
         body.deadline = deadline.as_nanos();
         let flags = if slot.is_some() { entry::SLOT } else { 0 };
         let parent = needs.parent.map_or(0, |cell| cell + 1);
         let tag = u32::from(needs.kind) | u32::from(flags) << 8 | parent << 16;
-        let Some((cell, generation)) = cell else { return (tag, Ticket::NONE) };
-        body.call = u64::from(generation) << 32 | u64::from(cell);
-        (tag, Ticket::new(cell, generation, slot, deadline))
+        if let Some((cell, generation)) = cell {
+            body.call = u64::from(generation) << 32 | u64::from(cell);
+            *ticket = Ticket::new(cell, generation, slot, deadline);
+        }
+        tag
     }
 
     /// Looks for room in the ring and, for a call, takes a cell.
@@ -314,21 +317,39 @@ impl End {
         wait: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
     ) -> Result<Ticket> {
+        let mut ticket = Ticket::NONE;
+        self.publish_to(&mut ticket, needs, method, len, deadline, wait, carry)?;
+        Ok(ticket)
+    }
+
+    /// As [`publish`](Self::publish), for a ticket that is not to be moved any more.
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "one step of a send, in one piece")]
+    fn publish_to(
+        &self,
+        ticket: &mut Ticket,
+        needs: Needs,
+        method: u32,
+        len: usize,
+        deadline: Deadline,
+        wait: bool,
+        carry: impl FnOnce(&mut Body) -> Option<SlotId>,
+    ) -> Result<()> {
         self.usable(needs.parent.is_some())?;
         let mut cell = None;
         let mut tx = self.lock_with_room(needs, deadline, wait, &mut cell)?;
         if let Some((cell, generation)) = cell {
             self.calls.sent(cell, generation, tx.ring.next());
         }
-        let ticket = tx.ring.publish_with(|body| {
+        tx.ring.publish_with(|body| {
             *body = Body { method, ..Body::default() };
-            Self::commit(body, needs, cell, deadline, carry)
+            (Self::commit(body, needs, cell, deadline, ticket, carry), ())
         });
         tx.sent += 1;
         tx.sent_bytes += len as u64;
         drop(tx);
         self.notify(true, false);
-        Ok(ticket)
+        Ok(())
     }
 
     /// Sends an event.
@@ -342,6 +363,18 @@ impl End {
     pub fn submit(&self, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Pending<'_>> {
         let ticket = self.send(Needs::CALL, method, payload, deadline, wait)?;
         Ok(Pending::new(ticket, self.hold()))
+    }
+
+    /// Sends a call that its task will wait for; [`Error::Full`] if there is no room at once.
+    #[inline(always)]
+    pub(super) fn submit_to(&self, to: &mut Replying<'_>, method: u32, bytes: &[u8], deadline: Deadline) -> Result<()> {
+        let len = bytes.len();
+        if len <= words::INLINE_REQUEST {
+            let carry = Self::carry_bytes(bytes);
+            return self.publish_to(to.ticket(), Needs::CALL, method, len, deadline, false, carry);
+        }
+        *to.ticket() = self.send_long(Needs::CALL, method, bytes, deadline, false)?;
+        Ok(())
     }
 
     /// Sends a call and waits for its reply.
@@ -550,8 +583,8 @@ impl<'a> Batch<'a> {
         });
         let message = &mut self.gathered[self.len];
         message.value.method = method;
-        let ticket;
-        (message.tag, ticket) = End::commit(&mut message.value, needs, cell, deadline, carry);
+        let mut ticket = Ticket::NONE;
+        message.tag = End::commit(&mut message.value, needs, cell, deadline, &mut ticket, carry);
         self.bytes += len as u64;
         self.len += 1;
         if self.len == GATHER {

@@ -4,7 +4,7 @@ use super::end::End;
 use super::receiving::Requests;
 use super::sending::Needs;
 use super::{Link, words};
-use crate::call::{Bus, Ended, Loan, Message, Payload, Pending, Request, Stop, Ticket};
+use crate::call::{Bus, Ended, Loan, Message, Payload, Pending, Replying, Request, Stop, Ticket};
 use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
 use crate::sync::demote;
@@ -189,6 +189,22 @@ impl End {
         Ok(ticket)
     }
 
+    async fn call_async(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
+        // It stays where it is, and its ticket is written there: one that were moved after its request was published would wait
+        // in the store buffer behind that.
+        let mut replying = Replying::new(self.hold());
+        let sent = match &payload {
+            Payload::Bytes(bytes) => self.submit_to(&mut replying, method, bytes, deadline),
+            Payload::Loan(_) => Err(Error::Full),
+        };
+        match sent {
+            Ok(()) => {}
+            Err(Error::Full) => *replying.ticket() = self.send_async(Needs::CALL, method, payload, deadline).await?,
+            Err(error) => return Err(error),
+        }
+        (&mut replying).await
+    }
+
     async fn submit_async(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Pending<'_>> {
         let ticket = self.send_async(Needs::CALL, method, payload, deadline).await?;
         Ok(Pending::new(ticket, self.hold()))
@@ -223,7 +239,7 @@ impl Link {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Message<'_>> {
-        self.end.submit_async(method, payload.into(), deadline.into()).await?.await
+        self.end.call_async(method, payload.into(), deadline.into()).await
     }
 
     /// As [`call_as`](Self::call_as), for async code.

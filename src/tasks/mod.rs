@@ -125,6 +125,8 @@ pub struct Tasks {
     due: AtomicU64,
     /// Turns of a spin loop that a poll may take before it is pending.
     poll_spin: AtomicU32,
+    /// How often polls have done so.
+    spins: AtomicU32,
     driven: AtomicBool,
     /// The driver waits for the descriptor.
     asleep: AtomicBool,
@@ -141,6 +143,7 @@ impl Tasks {
             waiting: AtomicU32::new(0),
             due: AtomicU64::new(u64::MAX),
             poll_spin: AtomicU32::new(crate::wake::turns(POLL_SPIN)),
+            spins: AtomicU32::new(0),
             driven: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
             driver: Mutex::new(None),
@@ -203,10 +206,6 @@ impl Tasks {
         Ok(())
     }
 
-    fn left(&self) {
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// Looks for everybody: takes out the wakers of those for whom there may be something. Returns whether there are any.
     fn dispatch(&self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> bool {
         let before = woken.len();
@@ -262,19 +261,69 @@ impl Tasks {
         }
     }
 
-    /// Looks a bounded number of times if nobody else waits: other tasks would wait for this one.
-    fn spin<R>(&self, look: &mut impl FnMut() -> Option<R>) -> Option<R> {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            return None;
+    /// Looks a bounded number of times, if nobody else waits, since other tasks would wait for this one.
+    fn spin<R>(
+        &self,
+        bus: &(impl Driven + ?Sized),
+        stage: &mut Stage,
+        look: &mut impl FnMut() -> Option<R>,
+    ) -> Spun<R> {
+        let others = self.waiting.load(Ordering::Relaxed) - u32::from(*stage != Stage::First);
+        if *stage == Stage::Waits || others > 0 || bus.patience() == 0 {
+            return Spun::Wait;
+        }
+        // A task that finds whatever it waits for while it spins would never let another one begin.
+        let spins = self.spins.load(Ordering::Relaxed).wrapping_add(1);
+        self.spins.store(spins, Ordering::Relaxed);
+        if *stage == Stage::First && spins.is_multiple_of(SPINS_IN_A_ROW) {
+            *stage = Stage::Yielded;
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+            return Spun::Yield;
         }
         for _ in 0..self.poll_spin.load(Ordering::Relaxed) {
             sync::spin_loop();
             if let Some(found) = look() {
-                return Some(found);
+                return Spun::Found(found);
             }
         }
-        None
+        Spun::Wait
     }
+
+    /// The task is about to leave its waker.
+    fn enter(&self, stage: &mut Stage) {
+        if core::mem::replace(stage, Stage::Waits) == Stage::First {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The task does not wait any more. Returns whether it may have left its waker.
+    fn left(&self, stage: &mut Stage) -> bool {
+        let was = core::mem::replace(stage, Stage::First);
+        if was != Stage::First {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        was == Stage::Waits
+    }
+}
+
+/// How far a task is in its wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    First,
+    /// It has let others run first, and counts as one that waits.
+    Yielded,
+    /// It has left its waker.
+    Waits,
+}
+
+/// What came of a spin.
+enum Spun<R> {
+    Found(R),
+    /// Nothing: wait.
+    Wait,
+    /// Let others run, and poll again.
+    Yield,
 }
 
 /// `Some` unless it is that there is no room, which can be waited for.
@@ -284,11 +333,13 @@ pub fn unless_full<R>(tried: Result<R>) -> Option<Result<R>> {
 
 /// How long a poll looks by default before it is pending.
 const POLL_SPIN: Duration = Duration::from_micros(5);
+/// One poll of so many is pending at once if there is nothing.
+const SPINS_IN_A_ROW: u32 = 16;
 
 /// A task that waits for one reply.
 #[derive(Debug, Default)]
 pub struct Caller {
-    waits: bool,
+    stage: Stage,
 }
 
 impl Caller {
@@ -303,20 +354,24 @@ impl Caller {
     ) -> Poll<Result<(), Waited>> {
         let mut look = || look().then_some(());
         let tasks = bus.tasks();
-        let first = !self.waits;
-        if look().is_some() || (first && tasks.spin(&mut look).is_some()) {
-            self.leave(bus, place);
-            return Poll::Ready(Ok(()));
+        let spun = if look().is_some() { Spun::Found(()) } else { tasks.spin(bus, &mut self.stage, &mut look) };
+        match spun {
+            Spun::Found(()) => {
+                self.leave(bus, place);
+                return Poll::Ready(Ok(()));
+            }
+            Spun::Yield => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Spun::Wait => {}
         }
         if let Err(stop) = bus.stopped(deadline) {
             self.leave(bus, place);
             // What was published before the end still counts.
             return Poll::Ready(look().ok_or(Waited::Stopped(stop)));
         }
-        if first {
-            self.waits = true;
-            tasks.waiting.fetch_add(1, Ordering::Relaxed);
-        }
+        tasks.enter(&mut self.stage);
         tasks.replies.enter(place, cx.waker(), deadline);
         if let Err(error) = tasks.entered(bus, What::Reply(place), deadline) {
             self.leave(bus, place);
@@ -334,9 +389,8 @@ impl Caller {
 
     /// Waits no more. The place is another call's as soon as this one has ended, so before that.
     pub fn leave(&mut self, bus: &(impl Driven + ?Sized), place: u32) {
-        if core::mem::take(&mut self.waits) {
+        if self.stage != Stage::First && bus.tasks().left(&mut self.stage) {
             bus.tasks().replies.leave(place);
-            bus.tasks().left();
         }
     }
 }
@@ -349,9 +403,8 @@ pub async fn wait<R>(
     deadline: Deadline,
     mut look: impl FnMut() -> Option<R>,
 ) -> Result<R, Waited> {
-    let mut place = Place { bus, kind, bits, id: 0 };
-    let mut first = kind == Kind::Requests;
-    poll_fn(move |cx| place.poll(cx, deadline, &mut first, &mut look)).await
+    let mut place = Place { bus, kind, bits, id: 0, stage: Stage::First };
+    poll_fn(move |cx| place.poll(cx, deadline, &mut look)).await
 }
 
 /// Why a wait ended without what it was for.
@@ -380,6 +433,7 @@ struct Place<'a, B: Driven + ?Sized> {
     bits: u32,
     /// 0 while it is in none.
     id: u64,
+    stage: Stage,
 }
 
 impl<B: Driven + ?Sized> Place<'_, B> {
@@ -387,7 +441,6 @@ impl<B: Driven + ?Sized> Place<'_, B> {
         &mut self,
         cx: &mut Context<'_>,
         deadline: Deadline,
-        first: &mut bool,
         look: &mut impl FnMut() -> Option<R>,
     ) -> Poll<Result<R, Waited>> {
         if let Some(found) = look() {
@@ -399,10 +452,18 @@ impl<B: Driven + ?Sized> Place<'_, B> {
             return Poll::Ready(Err(Waited::Failed(Error::Forked)));
         }
         let tasks = self.bus.tasks();
-        if core::mem::take(first)
-            && let Some(found) = tasks.spin(look)
-        {
-            return Poll::Ready(Ok(found));
+        if self.kind == Kind::Requests {
+            match tasks.spin(self.bus, &mut self.stage, look) {
+                Spun::Found(found) => {
+                    self.leave();
+                    return Poll::Ready(Ok(found));
+                }
+                Spun::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Spun::Wait => {}
+            }
         }
         let stopped = self.bus.stopped(deadline);
         if let Err(stop) = stopped {
@@ -411,9 +472,7 @@ impl<B: Driven + ?Sized> Place<'_, B> {
             self.leave();
             return Poll::Ready(found.ok_or(Waited::Stopped(stop)));
         }
-        if self.id == 0 {
-            tasks.waiting.fetch_add(1, Ordering::Relaxed);
-        }
+        tasks.enter(&mut self.stage);
         let until = match self.kind {
             Kind::Requests => deadline,
             // Not all that comes about rings.
@@ -440,13 +499,12 @@ impl<B: Driven + ?Sized> Place<'_, B> {
 
     /// Leaves the line; if it was on its way to something, or may have been, the next one is woken for what there still is.
     fn leave(&mut self) {
-        if self.id == 0 {
+        let tasks = self.bus.tasks();
+        if !tasks.left(&mut self.stage) {
             return;
         }
-        let tasks = self.bus.tasks();
         let line = &tasks.lines[self.kind as usize];
         line.leave(core::mem::take(&mut self.id));
-        tasks.left();
         if line.len() == 0 {
             self.bus.deserted(self.kind);
         } else if !mutant("tasks: nothing handed on") {
