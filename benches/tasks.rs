@@ -67,7 +67,11 @@ fn peer(role: &str, case: &Case) -> Command {
 }
 
 fn config(case: &Case) -> Config {
-    Config::default().geometry(Geometry { cells: 512, ..Geometry::default() }).idle(if case.regime == Regime::Hot { Idle::Spin } else { Idle::Park })
+    Config::default().geometry(Geometry { cells: 512, ..Geometry::default() }).idle(if case.regime == Regime::Hot {
+        Idle::Spin
+    } else {
+        Idle::Park
+    })
 }
 
 fn spawn(role: &str, case: &Case) -> Process {
@@ -203,7 +207,7 @@ fn play(role: &str, idle: &str, cpu: &str) -> busway::Result<()> {
     }
     let link = Plugin::attach_with(&Config::default().idle(if idle == "spin" { Idle::Spin } else { Idle::Park }))?;
     match role {
-        "serve" => return link.serve(|request| drop(answer(request))),
+        "serve" => link.serve(|request| drop(answer(request))),
         "tasks" => runtime().block_on(async {
             link.drive_on_tokio()?;
             while let Ok(request) = link.recv_async(Deadline::NEVER).await {

@@ -112,6 +112,12 @@ impl<'a> Replying<'a> {
     pub(crate) fn ticket(&mut self) -> &mut Ticket {
         &mut self.pending.ticket
     }
+
+    /// It was published just now, and the first poll tells the other side.
+    #[inline(always)]
+    pub(crate) fn untold(&mut self) {
+        self.caller = Caller::untold();
+    }
 }
 
 impl<'a> Future for Replying<'a> {

@@ -258,6 +258,20 @@ impl End {
         if !mutant("wake: waker without fence") {
             fence(Ordering::SeqCst);
         }
+        self.notify_fenced(entries, slots);
+    }
+
+    /// Publishes what a cork holds back, and tells the other side.
+    pub(super) fn pull_cork(&self) {
+        let corked = self.uncork(&mut self.tx.lock());
+        if corked {
+            self.notify(true, false);
+        }
+    }
+
+    /// As [`notify`](Self::notify), after a fence.
+    #[inline]
+    pub(super) fn notify_fenced(&self, entries: bool, slots: bool) {
         if self.theirs.control.sleepers.0.hint() != 0 {
             self.notify_sleepers(entries, slots, 0);
         }
@@ -456,6 +470,7 @@ impl End {
         if self.ended().is_some() {
             return false;
         }
+        self.pull_cork();
         // Another thread may have ended the link just now, which stays.
         let word = &self.ours.control.state.0;
         let _ = word.compare_exchange(state::OPEN, state::DRAINING, Ordering::Release, Ordering::Relaxed);

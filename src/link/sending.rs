@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
 use crate::sync::{MutexGuard, Ordering, demote, mutant};
+use crate::tasks::Driven;
 use crate::wake::{Deadline, Marks};
 use core::ptr::NonNull;
 use core::time::Duration;
@@ -27,14 +28,25 @@ pub struct Tx {
     pub(super) cells: FreeCells,
     /// Threads that wait for room.
     pub(super) space: Marks,
+    cork: Cork,
     pub(super) sent: u64,
     pub(super) sent_bytes: u64,
 }
 
 impl Tx {
     pub(super) fn new(ring: Producer<Body>, cells: FreeCells) -> Self {
-        Self { ring, reserved: 0, cells, space: Marks::default(), sent: 0, sent_bytes: 0 }
+        Self { ring, reserved: 0, cells, space: Marks::default(), cork: Cork::default(), sent: 0, sent_bytes: 0 }
     }
+}
+
+/// Requests of tasks leave together: the first entry is left out of the ring until the driver's next turn, so that the other side,
+/// which polls it, does not ask for each entry's cache line while it is being written.
+#[derive(Debug, Default)]
+struct Cork {
+    position: u32,
+    first: Taken,
+    /// How many requests; 0 is no cork.
+    held: u32,
 }
 
 /// What a request needs besides its payload.
@@ -53,6 +65,9 @@ impl Needs {
     pub(super) const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
     pub(super) const CALL: Needs = Needs { kind: entry::CALL, parent: None };
 }
+
+/// How far ahead of a request that is held back the next entries are asked for.
+const AHEAD: u32 = 4;
 
 /// Payloads up to this length are copied into their slot under the sender's lock.
 const COPIED_LATE: usize = 4096;
@@ -306,6 +321,19 @@ impl End {
         sent.inspect_err(|_| self.unloan(slot))
     }
 
+    /// Publishes what a cork holds back. Returns whether there was one; the other side is not told yet.
+    #[inline(always)]
+    pub(super) fn uncork(&self, tx: &mut Tx) -> bool {
+        let Tx { ring, cork, .. } = tx;
+        if cork.held == 0 {
+            return false;
+        }
+        ring.publish_at(cork.position, &cork.first);
+        cork.held = 0;
+        self.tasks().set_corked(false);
+        true
+    }
+
     /// Publishes one request. If it fails, `carry` was not called.
     #[inline(always)]
     pub(super) fn publish(
@@ -318,11 +346,12 @@ impl End {
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
     ) -> Result<Ticket> {
         let mut ticket = Ticket::NONE;
-        self.publish_to(&mut ticket, needs, method, len, deadline, wait, carry)?;
+        self.publish_to(&mut ticket, needs, method, len, deadline, wait, false, carry)?;
+        self.notify(true, false);
         Ok(ticket)
     }
 
-    /// As [`publish`](Self::publish), for a ticket that is not to be moved any more.
+    /// As [`publish`](Self::publish), for a ticket that is not to be moved any more. The other side is not told yet.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "one step of a send, in one piece")]
     fn publish_to(
@@ -333,6 +362,7 @@ impl End {
         len: usize,
         deadline: Deadline,
         wait: bool,
+        cork: bool,
         carry: impl FnOnce(&mut Body) -> Option<SlotId>,
     ) -> Result<()> {
         self.usable(needs.parent.is_some())?;
@@ -341,14 +371,30 @@ impl End {
         if let Some((cell, generation)) = cell {
             self.calls.sent(cell, generation, tx.ring.next());
         }
-        tx.ring.publish_with(|body| {
+        let write = |body: &mut Body| {
             *body = Body { method, ..Body::default() };
-            (Self::commit(body, needs, cell, deadline, ticket, carry), ())
-        });
+            Self::commit(body, needs, cell, deadline, ticket, carry)
+        };
+        if cork && tx.cork.held == 0 {
+            tx.cork.position = tx.ring.leave_out();
+            tx.cork.first.tag = write(&mut tx.cork.first.value);
+            tx.cork.held = 1;
+            self.tasks().set_corked(true);
+        } else {
+            tx.ring.publish_with(|body| (write(body), ()));
+            if tx.cork.held > 0 {
+                tx.cork.held += 1;
+                if !cork || tx.cork.held == GATHER as u32 {
+                    self.uncork(&mut tx);
+                }
+            }
+        }
+        if cork {
+            tx.ring.prefetch_ahead(AHEAD);
+        }
         tx.sent += 1;
         tx.sent_bytes += len as u64;
         drop(tx);
-        self.notify(true, false);
         Ok(())
     }
 
@@ -371,7 +417,13 @@ impl End {
         let len = bytes.len();
         if len <= words::INLINE_REQUEST {
             let carry = Self::carry_bytes(bytes);
-            return self.publish_to(to.ticket(), Needs::CALL, method, len, deadline, false, carry);
+            // The driver is awake, and there are others: they go together, at its next turn.
+            let cork = self.tasks().corks();
+            self.publish_to(to.ticket(), Needs::CALL, method, len, deadline, false, cork, carry)?;
+            if !cork {
+                to.untold();
+            }
+            return Ok(());
         }
         *to.ticket() = self.send_long(Needs::CALL, method, bytes, deadline, false)?;
         Ok(())
@@ -506,6 +558,7 @@ impl<'a> Batch<'a> {
             }
         }
         tx.ring.publish_all(gathered);
+        end.uncork(&mut tx);
         tx.sent += gathered.len() as u64;
         tx.sent_bytes += self.bytes;
         tx.reserved -= self.reserved;

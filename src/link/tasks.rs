@@ -25,6 +25,14 @@ impl Driven for End {
         self.tasks.get_or_init(|| Box::new(Tasks::new(self.theirs.cells.count())))
     }
 
+    fn tell(&self, fenced: bool) {
+        if fenced { self.notify_fenced(true, false) } else { self.notify(true, false) }
+    }
+
+    fn uncork(&self) {
+        self.pull_cork();
+    }
+
     #[inline(always)]
     fn has_reply(&self, place: u32) -> bool {
         self.theirs.cells.at(place).word.hint() == self.calls.generation(place)

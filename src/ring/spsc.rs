@@ -134,6 +134,14 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         }
     }
 
+    /// Asks for the cache line of the entry so many positions `ahead`.
+    #[inline(always)]
+    pub fn prefetch_ahead(&self, ahead: u32) {
+        let at = self.next.wrapping_add(ahead) & (self.capacity - 1);
+        // SAFETY: as above.
+        prefetch_write(unsafe { self.entries.add(at as usize).as_ref() });
+    }
+
     /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.
     #[inline(always)]
     pub fn publish(&mut self, tag: u32, value: T) {
@@ -150,6 +158,23 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
         let result = self.write(0, write);
         self.next = self.next.wrapping_add(1);
         result
+    }
+
+    /// Leaves out the next position, which [`room`](Self::room) has shown to be free: the consumer takes nothing from there on
+    /// until something is [published there](Self::publish_at). Returns the position.
+    #[inline(always)]
+    pub fn leave_out(&mut self) -> u32 {
+        let position = self.next;
+        self.next = self.next.wrapping_add(1);
+        position
+    }
+
+    /// Publishes a message at a position that was left out.
+    pub fn publish_at(&mut self, position: u32, message: &Message<T>) {
+        self.write(position.wrapping_sub(self.next), |value| {
+            *value = message.value;
+            (message.tag, ())
+        });
     }
 
     /// Publishes messages from position [`next`](Self::next) on, as many as [`room`](Self::room) has shown to be free.
@@ -181,8 +206,8 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
 
     #[inline(always)]
     fn write<R>(&mut self, ahead: u32, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
-        debug_assert!(self.next.wrapping_sub(self.taken) + ahead < self.capacity);
         let position = self.next.wrapping_add(ahead);
+        debug_assert!(position.wrapping_sub(self.taken) < self.capacity);
         let at = (position & (self.capacity - 1)) as usize;
         // SAFETY: in bounds by the mask; the entry is ours to write until its word is published, because the consumer's
         // `pos`, loaded with acquire, has passed the position it held before.

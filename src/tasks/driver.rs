@@ -80,8 +80,9 @@ impl Pace {
             tasks.wake_all(woken);
             return Turn::Over;
         }
+        tasks.uncork(bus);
         let found = tasks.dispatch(bus, woken);
-        if found || tasks.waiting.load(Ordering::Relaxed) > 0 {
+        if found || tasks.any() {
             let now = sync::now();
             if self.until == 0 {
                 self.patience = bus.patience();
@@ -109,7 +110,8 @@ impl Pace {
         if !mutant("tasks: driver without fence") {
             fence(Ordering::SeqCst);
         }
-        if tasks.waiting.load(Ordering::Relaxed) > 0 {
+        tasks.uncork(bus);
+        if tasks.any() {
             bus.mark(What::All);
             fence(Ordering::SeqCst);
             let found = !mutant("tasks: driver without a second look") && tasks.dispatch(bus, woken);
@@ -200,6 +202,7 @@ impl<R> Drop for Driver<R> {
         drop(tasks.driver.lock().take());
         tasks.asleep.store(true, Ordering::SeqCst);
         tasks.driven.store(false, Ordering::Release);
+        tasks.uncork(&*bus);
         // Whoever waits finds another driver.
         tasks.wake_all(&mut self.woken);
         self.woken.drain(..).for_each(Waker::wake);

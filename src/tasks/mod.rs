@@ -8,7 +8,7 @@
 //! an event loop. The mark stands only while somebody waits, so a bus whose replies come within a poll rings nobody.
 //!
 //! ```text
-//! task:    look; leave the waker; waiting += 1; fence(SeqCst)
+//! task:    look; leave the waker, and one more waits; fence(SeqCst)
 //!          the driver is asleep: wake it, if it is to spin; else set the mark anew, fence(SeqCst)
 //!          look again; nothing: pending
 //! driver:  wake whom there is something for; nothing for a while:
@@ -80,6 +80,12 @@ pub enum What {
 pub trait Driven: Send + Sync {
     /// Who waits.
     fn tasks(&self) -> &Tasks;
+    /// Publishes requests that were held back for the driver's next turn.
+    fn uncork(&self) {}
+    /// Tells the other side of a request that was published without. `fenced`: there was a fence in between.
+    fn tell(&self, fenced: bool) {
+        let _ = fenced;
+    }
     /// Whether the reply to the call at this place has come.
     fn has_reply(&self, place: u32) -> bool;
     /// Of `bits`, those for which there may be something in this line.
@@ -119,14 +125,18 @@ pub trait Driven: Send + Sync {
 pub struct Tasks {
     lines: [Line; 4],
     replies: Replies,
-    /// How many wait, for anything.
-    waiting: AtomicU32,
+    /// How many let others run first before they wait.
+    yielded: AtomicU32,
+    /// How many the driver has woken at the last look that found any.
+    woken: AtomicU32,
     /// The earliest deadline of any of them, or before it; `u64::MAX` for none.
     due: AtomicU64,
     /// Turns of a spin loop that a poll may take before it is pending.
     poll_spin: AtomicU32,
     /// How often polls have done so.
     spins: AtomicU32,
+    /// Requests may be held back until the driver's next turn.
+    corked: AtomicBool,
     driven: AtomicBool,
     /// The driver waits for the descriptor.
     asleep: AtomicBool,
@@ -140,10 +150,12 @@ impl Tasks {
         Self {
             lines: KINDS.map(|_| Line::default()),
             replies: Replies::new(places),
-            waiting: AtomicU32::new(0),
+            yielded: AtomicU32::new(0),
+            woken: AtomicU32::new(0),
             due: AtomicU64::new(u64::MAX),
             poll_spin: AtomicU32::new(crate::wake::turns(POLL_SPIN)),
             spins: AtomicU32::new(0),
+            corked: AtomicBool::new(false),
             driven: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
             driver: Mutex::new(None),
@@ -153,6 +165,17 @@ impl Tasks {
     /// How long a poll may look before it is pending.
     pub fn set_poll_spin(&self, time: Duration) {
         self.poll_spin.store(crate::wake::turns(time), Ordering::Relaxed);
+    }
+
+    /// Whether anybody waits, for anything.
+    #[inline(always)]
+    fn any(&self) -> bool {
+        self.anyone_else(self.yielded.load(Ordering::Relaxed))
+    }
+
+    #[inline(always)]
+    fn anyone_else(&self, yielded: u32) -> bool {
+        self.replies.len() + yielded > 0 || self.lines.iter().any(|line| line.len() > 0)
     }
 
     /// Whether anybody waits in this line.
@@ -185,6 +208,7 @@ impl Tasks {
 
     #[cold]
     fn rouse(&self, bus: &(impl Driven + ?Sized), what: What) {
+        self.uncork(bus);
         let driver = if bus.patience() > 0 { self.driver.lock().take() } else { None };
         match driver {
             Some(driver) => driver.wake(),
@@ -220,7 +244,11 @@ impl Tasks {
         if now > 0 && now >= self.due.load(Ordering::Relaxed) {
             self.expire(now, woken);
         }
-        woken.len() > before
+        let found = (woken.len() - before) as u32;
+        if found > 0 && self.woken.load(Ordering::Relaxed) != found {
+            self.woken.store(found, Ordering::Relaxed);
+        }
+        found > 0
     }
 
     /// Takes out those whose time has passed, and finds out who is next.
@@ -261,23 +289,44 @@ impl Tasks {
         }
     }
 
-    /// Looks a bounded number of times, if nobody else waits, since other tasks would wait for this one.
-    fn spin<R>(
-        &self,
-        bus: &(impl Driven + ?Sized),
-        stage: &mut Stage,
-        look: &mut impl FnMut() -> Option<R>,
-    ) -> Spun<R> {
-        let others = self.waiting.load(Ordering::Relaxed) - u32::from(*stage != Stage::First);
-        if *stage == Stage::Waits || others > 0 || bus.patience() == 0 {
-            return Spun::Wait;
+    /// Whether a request may be held back for the driver's next turn: it is awake, and there are other tasks.
+    #[inline(always)]
+    pub fn corks(&self) -> bool {
+        !self.asleep.load(Ordering::Relaxed) && (self.any() || self.woken.load(Ordering::Relaxed) > 1)
+    }
+
+    /// Says whether requests are held back. Under the lock that they are held back under, and before the fence of a task that
+    /// has left its waker.
+    #[inline(always)]
+    pub fn set_corked(&self, corked: bool) {
+        self.corked.store(corked, Ordering::Relaxed);
+    }
+
+    /// Publishes what is held back.
+    #[inline(always)]
+    fn uncork(&self, bus: &(impl Driven + ?Sized)) {
+        if self.corked.load(Ordering::Relaxed) && !mutant("tasks: the cork stays") {
+            bus.uncork();
         }
+    }
+
+    /// Whether a task that waits for the first time should spin: not if other tasks would wait for this one.
+    fn alone(&self, bus: &(impl Driven + ?Sized), stage: &Stage) -> bool {
+        let yielded = self.yielded.load(Ordering::Relaxed) - u32::from(*stage == Stage::Yielded);
+        // Of those who were woken together some may not have been polled yet.
+        !self.anyone_else(yielded) && self.woken.load(Ordering::Relaxed) <= 1 && bus.patience() > 0
+    }
+
+    /// Looks a bounded number of times.
+    fn spin<R>(&self, stage: &mut Stage, look: &mut impl FnMut() -> Option<R>) -> Spun<R> {
+        let first = *stage == Stage::First;
+        self.left(stage);
         // A task that finds whatever it waits for while it spins would never let another one begin.
         let spins = self.spins.load(Ordering::Relaxed).wrapping_add(1);
         self.spins.store(spins, Ordering::Relaxed);
-        if *stage == Stage::First && spins.is_multiple_of(SPINS_IN_A_ROW) {
+        if first && spins.is_multiple_of(SPINS_IN_A_ROW) {
             *stage = Stage::Yielded;
-            self.waiting.fetch_add(1, Ordering::Relaxed);
+            self.yielded.fetch_add(1, Ordering::Relaxed);
             return Spun::Yield;
         }
         for _ in 0..self.poll_spin.load(Ordering::Relaxed) {
@@ -289,18 +338,12 @@ impl Tasks {
         Spun::Wait
     }
 
-    /// The task is about to leave its waker.
-    fn enter(&self, stage: &mut Stage) {
-        if core::mem::replace(stage, Stage::Waits) == Stage::First {
-            self.waiting.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
     /// The task does not wait any more. Returns whether it may have left its waker.
+    #[inline(always)]
     fn left(&self, stage: &mut Stage) -> bool {
         let was = core::mem::replace(stage, Stage::First);
-        if was != Stage::First {
-            self.waiting.fetch_sub(1, Ordering::Relaxed);
+        if was == Stage::Yielded {
+            self.yielded.fetch_sub(1, Ordering::Relaxed);
         }
         was == Stage::Waits
     }
@@ -311,7 +354,7 @@ impl Tasks {
 enum Stage {
     #[default]
     First,
-    /// It has let others run first, and counts as one that waits.
+    /// It lets others run first.
     Yielded,
     /// It has left its waker.
     Waits,
@@ -340,9 +383,17 @@ const SPINS_IN_A_ROW: u32 = 16;
 #[derive(Debug, Default)]
 pub struct Caller {
     stage: Stage,
+    /// Its request was published, and the other side was not told yet.
+    untold: bool,
 }
 
 impl Caller {
+    /// A task whose request was published just now without telling the other side, which its first poll does.
+    #[inline(always)]
+    pub fn untold() -> Self {
+        Self { stage: Stage::First, untold: true }
+    }
+
     /// Waits for the reply at `place` until `deadline`; `look` says whether it has come.
     pub fn poll(
         &mut self,
@@ -354,7 +405,17 @@ impl Caller {
     ) -> Poll<Result<(), Waited>> {
         let mut look = || look().then_some(());
         let tasks = bus.tasks();
-        let spun = if look().is_some() { Spun::Found(()) } else { tasks.spin(bus, &mut self.stage, &mut look) };
+        let spun = match (look(), self.stage) {
+            (Some(()), _) => Spun::Found(()),
+            (None, Stage::Waits) => Spun::Wait,
+            _ => {
+                let alone = tasks.alone(bus, &self.stage);
+                if alone && core::mem::take(&mut self.untold) {
+                    bus.tell(false);
+                }
+                if alone { tasks.spin(&mut self.stage, &mut look) } else { Spun::Wait }
+            }
+        };
         match spun {
             Spun::Found(()) => {
                 self.leave(bus, place);
@@ -371,9 +432,14 @@ impl Caller {
             // What was published before the end still counts.
             return Poll::Ready(look().ok_or(Waited::Stopped(stop)));
         }
-        tasks.enter(&mut self.stage);
+        tasks.left(&mut self.stage);
+        self.stage = Stage::Waits;
         tasks.replies.enter(place, cx.waker(), deadline);
-        if let Err(error) = tasks.entered(bus, What::Reply(place), deadline) {
+        let entered = tasks.entered(bus, What::Reply(place), deadline);
+        if core::mem::take(&mut self.untold) {
+            bus.tell(true);
+        }
+        if let Err(error) = entered {
             self.leave(bus, place);
             return Poll::Ready(Err(Waited::Failed(error)));
         }
@@ -452,8 +518,9 @@ impl<B: Driven + ?Sized> Place<'_, B> {
             return Poll::Ready(Err(Waited::Failed(Error::Forked)));
         }
         let tasks = self.bus.tasks();
-        if self.kind == Kind::Requests {
-            match tasks.spin(self.bus, &mut self.stage, look) {
+        if self.kind == Kind::Requests && self.stage != Stage::Waits {
+            let alone = tasks.alone(self.bus, &self.stage);
+            match if alone { tasks.spin(&mut self.stage, look) } else { Spun::Wait } {
                 Spun::Found(found) => {
                     self.leave();
                     return Poll::Ready(Ok(found));
@@ -472,7 +539,8 @@ impl<B: Driven + ?Sized> Place<'_, B> {
             self.leave();
             return Poll::Ready(found.ok_or(Waited::Stopped(stop)));
         }
-        tasks.enter(&mut self.stage);
+        tasks.left(&mut self.stage);
+        self.stage = Stage::Waits;
         let until = match self.kind {
             Kind::Requests => deadline,
             // Not all that comes about rings.

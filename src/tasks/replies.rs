@@ -1,6 +1,6 @@
 //! Tasks that wait for replies: one for each call.
 
-use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::wake::Deadline;
 use core::task::Waker;
 
@@ -10,6 +10,8 @@ pub struct Replies {
     /// A bit for each place at which somebody waits. Written under the lock.
     waiting: Box<[AtomicU64]>,
     callers: Mutex<Box<[Option<Caller>]>>,
+    /// How many bits are set. Written under the lock.
+    len: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -24,7 +26,14 @@ impl Replies {
         Self {
             waiting: (0..places.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             callers: Mutex::new((0..places).map(|_| None).collect()),
+            len: AtomicU32::new(0),
         }
+    }
+
+    /// How many wait.
+    #[inline(always)]
+    pub fn len(&self) -> u32 {
+        self.len.load(Ordering::Relaxed)
     }
 
     /// Waits at a place, again or for the first time.
@@ -39,7 +48,16 @@ impl Replies {
     }
 
     /// Waits there no more.
+    #[inline]
     pub fn leave(&self, place: u32) {
+        // The driver has taken it out, or is about to, and whoever comes here next finds that done.
+        if self.waiting[place as usize / 64].load(Ordering::Relaxed) >> (place % 64) & 1 != 0 {
+            self.take_back(place);
+        }
+    }
+
+    #[cold]
+    fn take_back(&self, place: u32) {
         let mut callers = self.callers.lock();
         let left = callers[place as usize].take();
         self.set(place, false);
@@ -50,8 +68,10 @@ impl Replies {
     /// Under the lock.
     fn set(&self, place: u32, waits: bool) {
         let word = &self.waiting[place as usize / 64];
-        let (bits, bit) = (word.load(Ordering::Relaxed), 1 << (place % 64));
-        word.store(if waits { bits | bit } else { bits & !bit }, Ordering::Relaxed);
+        let (old, bit) = (word.load(Ordering::Relaxed), 1 << (place % 64));
+        let new = if waits { old | bit } else { old & !bit };
+        word.store(new, Ordering::Relaxed);
+        self.len.store(self.len() + new.count_ones() - old.count_ones(), Ordering::Relaxed);
     }
 
     /// Where somebody waits.
@@ -85,7 +105,10 @@ impl Replies {
 
     fn take_at(&self, first: u32, mut there: u64, word: &AtomicU64, woken: &mut Vec<Waker>) {
         let mut callers = self.callers.lock();
-        word.store(word.load(Ordering::Relaxed) & !there, Ordering::Relaxed);
+        let old = word.load(Ordering::Relaxed);
+        there &= old;
+        word.store(old & !there, Ordering::Relaxed);
+        self.len.store(self.len() - there.count_ones(), Ordering::Relaxed);
         while there != 0 {
             woken.extend(callers[(first + there.trailing_zeros()) as usize].take().map(|caller| caller.waker));
             there &= there - 1;
