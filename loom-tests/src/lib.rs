@@ -13,6 +13,6 @@ mod link;
 #[cfg(busway_loom)]
 mod model;
 #[cfg(busway_loom)]
-pub use link::{Ends, Kept, Payload, ends, on_thread};
+pub use link::{Ends, Kept, Payload, ends, ends_with_doorbells, on_thread};
 #[cfg(busway_loom)]
 pub use model::{Failure, Model};

@@ -23,9 +23,21 @@ pub struct Ends {
 /// Makes the two ends, whose threads wait as `idle` says. Every thread of a model holds them until it is done, so that what
 /// closes them is the end of the model.
 pub fn ends(idle: Idle) -> Arc<Ends> {
+    ends_of(Link::pair(&config(idle)))
+}
+
+/// As [`ends`], with doorbells for event loops.
+pub fn ends_with_doorbells(idle: Idle) -> Arc<Ends> {
+    ends_of(Link::pair_with_doorbells(&config(idle)))
+}
+
+fn config(idle: Idle) -> Config {
     let geometry = Geometry { entries: 8, cells: 8, classes: vec![SizeClass { size: 64, count: 1 }] };
-    let (host, plugin) =
-        Link::pair(&Config::default().idle(idle).geometry(geometry)).expect("a geometry within bounds");
+    Config::default().idle(idle).geometry(geometry)
+}
+
+fn ends_of(pair: busway::Result<(Link, Link)>) -> Arc<Ends> {
+    let (host, plugin) = pair.expect("a geometry within bounds");
     Arc::new(Ends {
         host: Kept::new(host),
         plugin: Kept::new(plugin),

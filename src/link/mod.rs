@@ -299,6 +299,17 @@ impl Link {
     /// # Errors
     /// A geometry out of bounds.
     pub fn pair(config: &crate::Config) -> Result<(Link, Link)> {
+        Self::pair_of(config, false)
+    }
+
+    /// Both ends of a link of a model, whose event loops ring each other.
+    #[cfg(busway_loom)]
+    pub fn pair_with_doorbells(config: &crate::Config) -> Result<(Link, Link)> {
+        Self::pair_of(config, true)
+    }
+
+    #[cfg_attr(not(busway_loom), expect(unused_variables, reason = "doorbells of a pair are those of a model"))]
+    fn pair_of(config: &crate::Config, doorbells: bool) -> Result<(Link, Link)> {
         let table = config.geometry.plan()?;
         let (host, host_seen) = crate::region::Region::heap_pair(table.len());
         let (plugin, plugin_seen) = crate::region::Region::heap_pair(table.len());
@@ -309,13 +320,27 @@ impl Link {
         for (region, table) in [(&host, &table), (&plugin, &table), (&bells, &bell_table)] {
             words::init(region, table);
         }
-        let end = |ours, theirs, bells, side| -> Result<Link> {
+        #[cfg(not(busway_loom))]
+        let doorbells = (None, None);
+        #[cfg(busway_loom)]
+        let doorbells = {
+            let (host, plugin) = Doorbell::pair();
+            (Some(host).filter(|_| doorbells), Some(plugin).filter(|_| doorbells))
+        };
+        let end = |ours, theirs, bells, doorbell, side| -> Result<Link> {
             let bells = BellView::new(bells, &bell_table, config.geometry.cells, side)?;
             // SAFETY: each end alone writes its own region.
             let (ours, theirs) = unsafe { (View::new(ours, &table)?, View::new(theirs, &table)?) };
-            Ok(Link::new(End::new(ours, theirs, bells, None, 0, config.options(side)), me))
+            Ok(Link::new(End::new(ours, theirs, bells, doorbell, 0, config.options(side)), me))
         };
-        Ok((end(host, plugin_seen, bells, Side::Host)?, end(plugin, host_seen, bells_seen, Side::Plugin)?))
+        let host = end(host, plugin_seen, bells, doorbells.0, Side::Host)?;
+        Ok((host, end(plugin, host_seen, bells_seen, doorbells.1, Side::Plugin)?))
+    }
+
+    /// What a model of a driver needs: the bus, and where its event loop sleeps.
+    #[cfg(busway_loom)]
+    pub fn driven(&self) -> (&dyn crate::tasks::Driven, &Doorbell) {
+        (&*self.end, self.end.doorbell().expect("made with doorbells"))
     }
 }
 

@@ -61,8 +61,8 @@ pub enum Turn {
 /// How long a driver looks before it sleeps.
 #[derive(Debug, Default)]
 pub struct Pace {
-    /// Until when; 0 after a sleep.
-    until: u64,
+    /// Until when; `None` after a sleep.
+    until: Option<u64>,
     /// How long each time.
     patience: u64,
     /// Turns since the descriptor was looked at.
@@ -84,15 +84,17 @@ impl Pace {
         let found = tasks.dispatch(bus, woken);
         if found || tasks.any() {
             let now = sync::now();
-            if self.until == 0 {
+            if self.until.is_none() {
                 self.patience = bus.patience();
             } else if found && self.patience > 0 {
                 bus.learn(true);
             }
-            if found || self.until == 0 {
-                self.until = now.saturating_add(self.patience).max(1);
-            }
-            if found || now < self.until {
+            let until = match self.until {
+                Some(until) if !found => until,
+                _ => now.saturating_add(self.patience),
+            };
+            self.until = Some(until);
+            if found || now < until {
                 self.turns += 1;
                 if self.turns == TURNS {
                     self.turns = 0;
@@ -119,7 +121,7 @@ impl Pace {
                 self.wake(bus);
                 return Turn::Again;
             }
-            if self.until != 0 && self.patience > 0 {
+            if self.until.is_some() && self.patience > 0 {
                 bus.learn(false);
             }
             let due = tasks.due.load(Ordering::Relaxed);
@@ -127,7 +129,7 @@ impl Pace {
                 bus.ring_at(Deadline::from_nanos(due));
             }
         }
-        self.until = 0;
+        self.until = None;
         Turn::Sleep
     }
 

@@ -1,6 +1,6 @@
 //! Tasks that wait for the same kind of thing, the one that came first at the front.
 
-use crate::sync::{AtomicU32, Mutex, Ordering, mutant};
+use crate::sync::{AtomicU32, Mutex, Ordering};
 use crate::wake::Deadline;
 use core::task::Waker;
 use std::collections::VecDeque;
@@ -97,7 +97,6 @@ impl Line {
                     drop(waiters);
                     return wake(waker);
                 }
-                None if mutant("tasks: one on its way is overlooked") => {}
                 None => taken |= wanted,
             }
         }

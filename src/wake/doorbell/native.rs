@@ -1,6 +1,6 @@
-//! The descriptor of an end: a socket that the peer rings, and what else ends a long sleep.
+//! Sockets, epoll instances and a timer.
 
-use super::Deadline;
+use crate::wake::Deadline;
 use crate::error::{Error, Result};
 use crate::sync::{self, AtomicBool, AtomicU32, AtomicU64, Ordering, PeerWord};
 use core::mem::MaybeUninit;
