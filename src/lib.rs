@@ -29,6 +29,8 @@ pub use error::{Error, JoinError, Result, Violation};
 pub use host::{Guest, Host, Listener, Process};
 pub use join::Credentials;
 pub use link::{Batch, Geometry, Link, Requests};
+#[cfg(not(busway_loom))]
+pub use link::{LinkSet, Received, Token};
 pub use plugin::Plugin;
 pub use slots::arena::SizeClass;
 pub use tasks::{Driver, Readable};

@@ -110,10 +110,7 @@ fn answer(ends: &Ends) {
 }
 
 fn call() {
-    beside(
-        |ends| drop(block_on(ends.host.call_async(1, b"", Deadline::NEVER)).expect("a reply")),
-        answer,
-    );
+    beside(|ends| drop(block_on(ends.host.call_async(1, b"", Deadline::NEVER)).expect("a reply")), answer);
 }
 
 fn calls() {

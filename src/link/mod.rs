@@ -10,6 +10,8 @@ mod intake;
 mod receiving;
 mod replies;
 mod sending;
+#[cfg(not(busway_loom))]
+mod set;
 mod stats;
 mod tasks;
 #[cfg(all(test, not(busway_loom)))]
@@ -26,6 +28,8 @@ use bytemuck::{AnyBitPattern, NoUninit};
 pub use end::{End, Options};
 pub use receiving::Requests;
 pub use sending::Batch;
+#[cfg(not(busway_loom))]
+pub use set::{LinkSet, Received, Token};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 pub use words::{BellView, Geometry, Side, View};

@@ -1,7 +1,7 @@
 //! The driver of a bus: wakes its tasks.
 
 use super::{Driven, What};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sync::{self, Ordering, fence, mutant};
 use crate::wake::Deadline;
 use core::future::Future;
@@ -75,14 +75,26 @@ const TURNS: u32 = 1 << 14;
 impl Pace {
     /// Looks once for all tasks of a bus. Whoever is in `woken` is to be woken by the caller, without a lock held.
     pub fn turn(&mut self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> Turn {
+        self.turn_beside(bus, woken, None)
+    }
+
+    /// As [`turn`](Self::turn), beside a receiver of the caller's own: whether it has just received something. If this is to sleep,
+    /// the mark is set, and the receiver has to look again.
+    pub fn turn_beside(
+        &mut self,
+        bus: &(impl Driven + ?Sized),
+        woken: &mut Vec<Waker>,
+        received: Option<bool>,
+    ) -> Turn {
         let tasks = bus.tasks();
         if bus.stopped(Deadline::NEVER).is_err() {
             tasks.wake_all(woken);
             return Turn::Over;
         }
         tasks.uncork(bus);
-        let found = tasks.dispatch(bus, woken);
-        if found || tasks.any() {
+        let found = tasks.dispatch(bus, woken) || received == Some(true);
+        let waits = received.is_some();
+        if found || waits || tasks.any() {
             let now = sync::now();
             if self.until.is_none() {
                 self.patience = bus.patience();
@@ -103,17 +115,17 @@ impl Pace {
                 return Turn::Again;
             }
         }
-        self.fall_asleep(bus, woken)
+        self.fall_asleep(bus, woken, waits)
     }
 
-    fn fall_asleep(&mut self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> Turn {
+    fn fall_asleep(&mut self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>, waits: bool) -> Turn {
         let tasks = bus.tasks();
         tasks.asleep.store(true, Ordering::SeqCst);
         if !mutant("tasks: driver without fence") {
             fence(Ordering::SeqCst);
         }
         tasks.uncork(bus);
-        if tasks.any() {
+        if waits || tasks.any() {
             bus.mark(What::All);
             fence(Ordering::SeqCst);
             let found = !mutant("tasks: driver without a second look") && tasks.dispatch(bus, woken);
@@ -142,9 +154,7 @@ impl Pace {
 
 impl<R: Readable> Driver<R> {
     pub(crate) fn new(bus: Arc<dyn Driven>, source: R) -> Result<Self> {
-        if bus.tasks().driven.swap(true, Ordering::AcqRel) {
-            return Err(Error::Unsupported { what: "a second driver" });
-        }
+        bus.tasks().claim()?;
         Ok(Self { bus: Arc::downgrade(&bus), source, pace: Pace::default(), asleep: false, woken: Vec::new() })
     }
 
@@ -200,14 +210,7 @@ impl<R: Readable + Unpin> Future for Driver<R> {
 impl<R> Drop for Driver<R> {
     fn drop(&mut self) {
         let Some(bus) = self.bus.upgrade().filter(|bus| !bus.forked()) else { return };
-        let tasks = bus.tasks();
-        drop(tasks.driver.lock().take());
-        tasks.asleep.store(true, Ordering::SeqCst);
-        tasks.driven.store(false, Ordering::Release);
-        tasks.uncork(&*bus);
-        // Whoever waits finds another driver.
-        tasks.wake_all(&mut self.woken);
-        self.woken.drain(..).for_each(Waker::wake);
+        bus.tasks().unclaim(&*bus);
     }
 }
 

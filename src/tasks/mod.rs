@@ -167,6 +167,28 @@ impl Tasks {
         self.poll_spin.store(crate::wake::turns(time), Ordering::Relaxed);
     }
 
+    /// Whoever calls this drives the bus from now on.
+    ///
+    /// # Errors
+    /// There is a driver.
+    pub fn claim(&self) -> Result<()> {
+        if self.driven.swap(true, Ordering::AcqRel) {
+            return Err(Error::Unsupported { what: "a second driver" });
+        }
+        Ok(())
+    }
+
+    /// There is no driver any more: whoever waits finds another.
+    pub fn unclaim(&self, bus: &(impl Driven + ?Sized)) {
+        drop(self.driver.lock().take());
+        self.asleep.store(true, Ordering::SeqCst);
+        self.driven.store(false, Ordering::Release);
+        self.uncork(bus);
+        let mut woken = Vec::new();
+        self.wake_all(&mut woken);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
     /// Whether anybody waits, for anything.
     #[inline(always)]
     fn any(&self) -> bool {

@@ -9,7 +9,8 @@ use core::task::Waker;
 pub struct Replies {
     /// A bit for each place at which somebody waits. Written under the lock.
     waiting: Box<[AtomicU64]>,
-    callers: Mutex<Box<[Option<Caller>]>>,
+    /// As long as was needed so far.
+    callers: Mutex<Vec<Option<Caller>>>,
     /// How many bits are set. Written under the lock.
     len: AtomicU32,
 }
@@ -25,7 +26,7 @@ impl Replies {
     pub fn new(places: u32) -> Self {
         Self {
             waiting: (0..places.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
-            callers: Mutex::new((0..places).map(|_| None).collect()),
+            callers: Mutex::new(Vec::new()),
             len: AtomicU32::new(0),
         }
     }
@@ -39,6 +40,10 @@ impl Replies {
     /// Waits at a place, again or for the first time.
     pub fn enter(&self, place: u32, waker: &Waker, deadline: Deadline) {
         let mut callers = self.callers.lock();
+        if callers.len() <= place as usize {
+            // Of any place, once and for all.
+            callers.resize_with(self.waiting.len() * 64, || None);
+        }
         let caller = &mut callers[place as usize];
         let same = caller.as_ref().is_some_and(|caller| caller.waker.will_wake(waker));
         let old = if same { None } else { caller.replace(Caller { waker: waker.clone(), deadline }) };

@@ -37,6 +37,8 @@ mod sleep;
 
 pub use deadline::Deadline;
 pub use doorbell::Doorbell;
+#[cfg(not(busway_loom))]
+pub use doorbell::Timer;
 pub use idle::{Idle, Spin, turns};
 pub use marks::{HOW_BITS, How, Marks, Ringer, ring_bell};
 pub use sleep::{FUTEX_STAGE, Sleep, Spot, starts_with_futex};

@@ -8,4 +8,4 @@ mod native;
 #[cfg(busway_loom)]
 pub use model::Doorbell;
 #[cfg(not(busway_loom))]
-pub use native::Doorbell;
+pub use native::{Doorbell, Timer};

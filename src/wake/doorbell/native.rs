@@ -1,8 +1,8 @@
 //! Sockets, epoll instances and a timer.
 
-use crate::wake::Deadline;
 use crate::error::{Error, Result};
 use crate::sync::{self, AtomicBool, AtomicU32, AtomicU64, Ordering, PeerWord};
+use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
@@ -32,9 +32,10 @@ pub struct Doorbell {
     timer: Timer,
 }
 
-/// Makes the descriptor of the event loop readable at some time.
+/// Makes an epoll instance readable at some time.
 #[derive(Debug)]
-struct Timer {
+pub struct Timer {
+    token: u64,
     fd: OnceLock<OwnedFd>,
     /// When; `u64::MAX` for never.
     at: AtomicU64,
@@ -88,6 +89,32 @@ impl Watch {
 }
 
 impl Timer {
+    /// One that is not set, and is told by this token.
+    pub fn new(token: u64) -> Self {
+        Self { token, fd: OnceLock::new(), at: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Makes `epoll` readable at this point, or before it. Always the same one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn ring_at(&self, epoll: &OwnedFd, at: Deadline) -> Result<()> {
+        match at.until() {
+            // It rings before that, if at all.
+            None => Ok(()),
+            Some(at) if self.at.fetch_min(at, Ordering::AcqRel) <= at => Ok(()),
+            Some(at) => self.set(epoll, at),
+        }
+    }
+
+    /// It has rung.
+    pub fn take_in(&self) {
+        self.at.store(u64::MAX, Ordering::Release);
+        if let Some(fd) = self.fd.get() {
+            let _ = rustix::io::read(fd, &mut [0; 8]);
+        }
+    }
+
     #[cold]
     fn set(&self, epoll: &OwnedFd, at: u64) -> Result<()> {
         let fd = match self.fd.get() {
@@ -96,7 +123,7 @@ impl Timer {
                 let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
                 let fd = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(Error::io("create a timer"))?;
                 let fd = self.fd.get_or_init(|| fd);
-                let added = epoll::add(epoll, fd, epoll::EventData::new_u64(TIMER), EventFlags::IN);
+                let added = epoll::add(epoll, fd, epoll::EventData::new_u64(self.token), EventFlags::IN);
                 match added {
                     Ok(()) | Err(Errno::EXIST) => fd,
                     Err(error) => return Err(Error::io("watch a timer")(error)),
@@ -114,7 +141,7 @@ impl Doorbell {
     /// Watches `socket`, our end of the doorbell, and `watched`: descriptors that become readable when the peer is gone.
     pub fn new(socket: OwnedFd, watched: Vec<OwnedFd>) -> Result<Self> {
         let (threads, events) = (Watch::new(&socket, &watched)?, Watch::new(&socket, &watched)?);
-        let timer = Timer { fd: OnceLock::new(), at: AtomicU64::new(u64::MAX) };
+        let timer = Timer::new(TIMER);
         Ok(Self { socket, watched, threads, events, armed: AtomicBool::new(false), read_at: AtomicU32::new(0), timer })
     }
 
@@ -141,11 +168,7 @@ impl Doorbell {
 
     /// Makes the descriptor of the event loop readable at this point, or before it.
     pub fn ring_at(&self, at: Deadline) {
-        let Some(at) = at.until() else { return };
-        if self.timer.at.fetch_min(at, Ordering::AcqRel) <= at {
-            return; // it rings before that
-        }
-        if self.timer.set(&self.events.epoll, at).is_err() {
+        if self.timer.ring_at(&self.events.epoll, at).is_err() {
             self.events.nudge(); // better too early than never
         }
     }
@@ -186,10 +209,7 @@ impl Doorbell {
                     let _ = rustix::io::read(&watch.nudge, &mut [0; 8]);
                 }
                 TIMER => {
-                    self.timer.at.store(u64::MAX, Ordering::Release);
-                    if let Some(fd) = self.timer.fd.get() {
-                        let _ = rustix::io::read(fd, &mut [0; 8]);
-                    }
+                    self.timer.take_in();
                 }
                 _ => seen.alarm = true,
             }
