@@ -57,7 +57,7 @@ impl System for Floor {
         let (len, n) = (case.bytes, case.n);
         // One message is under way, whatever the case asks of the others.
         match (case.name, case.regime) {
-            ("call" | "pool-call", Regime::Hot) => Some(call(&shared, len, n)),
+            ("call" | "pool-call" | "set-of-1" | "set-of-1000", Regime::Hot) => Some(call(&shared, len, n)),
             // However a system sleeps, the floor is the bare futex.
             ("call" | "call-fd" | "pool-call", Regime::ParkedSame | Regime::ParkedCross) => {
                 Some(parked(&shared, case.regime.peer_cpu(), n))

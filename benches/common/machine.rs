@@ -9,10 +9,21 @@ pub const PEER_CPU: usize = 1;
 
 /// Pins the calling thread, and whatever it starts from here on, to one CPU.
 pub fn pin(cpu: usize) -> io::Result<()> {
+    run_on(&[cpu])
+}
+
+/// Lets it run on both.
+pub fn unpin() -> io::Result<()> {
+    run_on(&[HOST_CPU, PEER_CPU])
+}
+
+fn run_on(cpus: &[usize]) -> io::Result<()> {
     // SAFETY: a CPU set is plain bits, for which zero means empty.
     let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
-    // SAFETY: `cpu` is one of the two constants above, far below the size of the set.
-    unsafe { libc::CPU_SET(cpu, &mut set) };
+    for cpu in cpus {
+        // SAFETY: each is one of the two constants above, far below the size of the set.
+        unsafe { libc::CPU_SET(*cpu, &mut set) };
+    }
     // SAFETY: the set is a live local of the size passed; 0 names the calling thread.
     match unsafe { libc::sched_setaffinity(0, mem::size_of_val(&set), ptr::from_ref(&set)) } {
         0 => Ok(()),
