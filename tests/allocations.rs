@@ -8,8 +8,9 @@ use common::pipe::{Reports, say};
 use common::{IDLE_MODES, SOON, Setup, argument, attach, emulated, finish, roles, watchdog};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
-roles!(host, plugin, pool_host, worker);
+roles!(host, plugin, pool_host, worker, async_host, async_plugin);
 
 /// Counts what any thread of this process asks for.
 struct Counting;
@@ -151,6 +152,75 @@ fn report(before: [u64; 2], after: [u64; 2]) {
     say(format!("{ours} {theirs}"));
 }
 
+/// One round over every path of async code; with `spin` zero, each waits for its driver.
+async fn async_round(link: &Link, n: u64) {
+    link.set_poll_spin(if n.is_multiple_of(2) { Duration::ZERO } else { Duration::from_micros(5) });
+    for payload in [&LARGE[..20], &LARGE] {
+        let reply = link.call_async(ECHO, payload, Deadline::NEVER).await.expect("call");
+        assert_eq!(reply.len(), payload.len());
+        let mut loan = link.loan_async(payload.len(), Deadline::NEVER).await.expect("loan");
+        loan.copy_from_slice(payload);
+        drop(link.call_async(ECHO, loan, Deadline::NEVER).await.expect("call"));
+        // Held back for the driver's next turn.
+        let calls = [0; 4].map(|_| link.call_async(ECHO, payload, Deadline::NEVER));
+        let [a, b, c, d] = calls;
+        let (a, b, c, d) = futures::join!(a, b, c, d);
+        [a, b, c, d].into_iter().for_each(|reply| drop(reply.expect("call")));
+        let given_up = link.submit_async(ECHO, payload, SOON).await.expect("submit");
+        drop(given_up);
+        link.send_async(SEND, payload, Deadline::NEVER).await.expect("send");
+        drop(link.recv_async(Deadline::NEVER).await.expect("an event that comes back"));
+    }
+}
+
+/// Runs a future, with the link driven by tokio or by the thread of the library.
+fn run(link: &Link, future: impl Future) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        if argument() == "tokio" {
+            link.drive_on_tokio().expect("the first driver");
+        }
+        future.await;
+    });
+}
+
+fn async_host() {
+    let plugin = Setup::default().host().spawn(Setup::default().command_with("async_plugin", argument()));
+    let plugin = plugin.expect("a plugin");
+    run(&plugin, async {
+        let allocated = async || {
+            let theirs = plugin.call_as_async(ALLOCATED, &[0u8; 0], Deadline::NEVER).await.expect("call");
+            [ALLOCATIONS.load(Relaxed), theirs]
+        };
+        let rounds = if emulated() { 50 } else { 300 };
+        for n in 0..rounds {
+            async_round(&plugin, n).await;
+        }
+        let before = allocated().await;
+        for n in 0..rounds {
+            async_round(&plugin, n).await;
+        }
+        report(before, allocated().await);
+    });
+}
+
+fn async_plugin() {
+    let link = attach();
+    run(&link, async {
+        while let Ok(request) = link.recv_async(Deadline::NEVER).await {
+            match request.method() {
+                SEND => {
+                    let payload = request.as_slice().expect("the host is trusted");
+                    link.send_async(SEND, payload, Deadline::NEVER).await.expect("send");
+                }
+                ALLOCATED => request.reply_as(&ALLOCATIONS.load(Relaxed)).expect("answer"),
+                _ => answer(request),
+            }
+        }
+    });
+}
+
 /// One round over every path of a pool.
 fn pool_round(pool: &Pool, queue: Queue<'_>) {
     for payload in [&LARGE[..20], &LARGE] {
@@ -214,7 +284,9 @@ fn worker() {
 fn no_path_allocates_on_either_side_once_warm() {
     let _watchdog = watchdog();
     let links = IDLE_MODES.map(|idle| ("host", idle));
-    for (role, idle) in links.into_iter().chain([("pool_host", "spin"), ("pool_host", "park")]) {
+    let pools = ["spin", "park"].map(|idle| ("pool_host", idle));
+    let tasks = ["thread", "tokio"].map(|driver| ("async_host", driver));
+    for (role, idle) in links.into_iter().chain(pools).chain(tasks) {
         let mut command = Setup::default().command_with(role, idle);
         let mut reports = Reports::of(&mut command);
         let mut host = command.spawn().expect("spawn a host");
