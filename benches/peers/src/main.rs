@@ -1,7 +1,7 @@
 //! Busway beside what people use today: the same call between two processes, measured in the same run.
 //!
 //! `cargo run --release -- [--quick] [--only SUBSTRING] [--json FILE]`, in this folder; then
-//! `cargo run --release -- plot FILE -o SVG` draws what the file holds.
+//! `cargo run --release -- table FILE` and `cargo run --release -- plot FILE -o SVG` show what the file holds.
 //!
 //! Everybody does the work of `call` in `rtt`: the caller has its payload in memory of its own, the callee answers with
 //! what it was sent, the caller has the answer in memory of its own and looks at it. A peer may hand the payload over
@@ -15,7 +15,7 @@ mod callee;
 mod lock;
 mod measure;
 mod peers;
-mod plot;
+mod show;
 
 use std::env;
 use std::process::ExitCode;
@@ -55,10 +55,12 @@ fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     match args.first().map(String::as_str) {
         Some(SERVE) => callee::serve(&args[1..]),
-        Some("plot") => plot::main(&args[1..]),
+        Some("plot" | "table") => show::main(&args),
         _ => {
             let pace = if args.iter().any(|arg| arg == "--quick") { Pace::QUICK } else { Pace::FULL };
-            common::main(CASES, || PEERS.iter().map(|&peer| Box::new(Turns { peer, pace }) as Box<dyn System>).collect())
+            common::main(CASES, || {
+                PEERS.iter().map(|&peer| Box::new(Turns { peer, pace }) as Box<dyn System>).collect()
+            })
         }
     }
 }

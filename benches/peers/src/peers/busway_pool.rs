@@ -22,7 +22,10 @@ impl Peer for BuswayPool {
     }
 
     fn configuration(&self) -> String {
-        format!("{}: one queue, default sizes (64 in flight: slots for 128), idle and copies as busway", version("busway"))
+        format!(
+            "{}: one queue, default sizes (64 in flight: slots for 128), idle and copies as busway",
+            version("busway")
+        )
     }
 
     fn runs(&self, _: &Case) -> bool {

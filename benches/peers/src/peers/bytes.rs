@@ -64,7 +64,11 @@ impl End {
             let done = unsafe {
                 let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
                 let others = flags & !libc::O_NONBLOCK;
-                libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, if hot || polls { others | libc::O_NONBLOCK } else { others })
+                libc::fcntl(
+                    fd.as_raw_fd(),
+                    libc::F_SETFL,
+                    if hot || polls { others | libc::O_NONBLOCK } else { others },
+                )
             };
             assert_ne!(done, -1, "cannot choose how a descriptor waits");
         }

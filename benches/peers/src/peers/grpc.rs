@@ -146,7 +146,8 @@ impl Caller for Calls {
     }
 
     fn take(&mut self, back: &mut [u8]) {
-        let reply = self.runtime.block_on(self.pending.pop_front().expect("one is under way")).expect("a task that ends");
+        let reply =
+            self.runtime.block_on(self.pending.pop_front().expect("one is under way")).expect("a task that ends");
         back.copy_from_slice(&reply.data);
     }
 }

@@ -19,6 +19,7 @@ use crate::measure::{Caller, Peer, Run};
 pub struct Iceoryx2;
 
 type Ipc = ipc::Service;
+type Pending = PendingResponse<Ipc, [u8], (), [u8], ()>;
 
 /// A request of this length says that no other follows.
 const LAST: usize = 1;
@@ -115,7 +116,7 @@ impl Meet {
 struct Calls {
     client: Client<Ipc, [u8], (), [u8], ()>,
     events: Option<(Notifier<Ipc>, Listener<Ipc>)>,
-    pending: VecDeque<PendingResponse<Ipc, [u8], (), [u8], ()>>,
+    pending: VecDeque<Pending>,
 }
 
 impl Caller for Calls {

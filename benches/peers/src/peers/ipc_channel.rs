@@ -41,7 +41,11 @@ impl Peer for IpcChannel {
         let hot = run.case.regime == Regime::Hot;
         let sample = if run.case.inflight > 1 && run.case.bytes >= 4096 {
             let (pass, passed) = mpsc::channel();
-            thread::spawn(move || while let Some(reply) = receive(&receiver, false) && pass.send(reply).is_ok() {});
+            thread::spawn(move || {
+                while let Some(reply) = receive(&receiver, false)
+                    && pass.send(reply).is_ok()
+                {}
+            });
             measured(run, Calls { sender, replies: || passed.recv().ok() })
         } else {
             measured(run, Calls { sender, replies: || receive(&receiver, hot) })
@@ -64,13 +68,15 @@ impl Peer for IpcChannel {
 
 /// The next message, unless there will be none.
 fn receive(from: &IpcBytesReceiver, hot: bool) -> Option<Vec<u8>> {
-    while hot {
+    if !hot {
+        return from.recv().ok();
+    }
+    loop {
         match from.try_recv() {
             Err(TryRecvError::Empty) => {}
             result => return result.ok(),
         }
     }
-    from.recv().ok()
 }
 
 struct Calls<F> {

@@ -1,10 +1,10 @@
 //! shmipc: buffers in shared memory, and an eventfd each way that wakes.
 
-use shmipc::{Error, Listener};
 use shmipc::config::{Config, SizePercentPair};
 use shmipc::session::{SessionManager, SessionManagerConfig};
 use shmipc::stream::Stream;
 use shmipc::transport::{DefaultUnixConnect, DefaultUnixListen};
+use shmipc::{Error, Listener};
 use std::os::unix::net::SocketAddr;
 use std::{env, fs, process};
 use tokio::runtime::Runtime;

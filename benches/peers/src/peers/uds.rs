@@ -56,7 +56,9 @@ pub fn pair() -> (UnixStream, OwnedFd) {
     for socket in [&ours, &theirs] {
         let (fd, value) = (socket.as_raw_fd(), (&raw const size).cast());
         // SAFETY: an open socket and a live integer of the size passed. The kernel caps what is too much.
-        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, value, size_of_val(&size) as libc::socklen_t) };
+        unsafe {
+            libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, value, size_of_val(&size) as libc::socklen_t)
+        };
     }
     (ours, theirs.into())
 }
