@@ -53,6 +53,8 @@ impl Pace {
     pub const QUICK: Self = Self { warm: Duration::from_millis(2), measure: Duration::from_millis(6) };
     /// Calls of a round at least, however slow the peer.
     const LEAST: u32 = 4;
+    /// A rate is the median of those of slices of a round, so that a few which others have disturbed do not count.
+    const SLICE: Duration = Duration::from_millis(1);
 }
 
 /// One round of one case.
@@ -101,9 +103,11 @@ impl Run {
         let (len, most) = (self.case.bytes, self.case.inflight);
         let (mut out, mut back) = (vec![0u8; len], vec![0u8; len]);
         let (mut next, mut due) = (0u32, 0u32);
-        // Keeps `most` calls under way until `n` are done or the time is up; then waits for the rest.
+        // Keeps `most` calls under way until `n` are done and the time is up, or until twice the time; then waits for the
+        // rest. Gives the rate of each slice.
         let mut run = |n: u32, time: Duration| {
             let (begin, first) = (Instant::now(), due);
+            let (mut slice, mut rates) = ((begin, first), Vec::new());
             let mut open = true;
             while open || due != next {
                 while open && next - due < most {
@@ -118,12 +122,19 @@ impl Run {
                     assert_eq!(back[..4], due.to_ne_bytes());
                     due += 1;
                 }
-                open = open && due - first < n && begin.elapsed() < time;
+                let (now, (start, before)) = (Instant::now(), slice);
+                if now - start >= Pace::SLICE {
+                    rates.push(f64::from(due - before) / (now - start).as_secs_f64());
+                    slice = (now, due);
+                }
+                open = open && (due - first < n || now - begin < time) && now - begin < 2 * time;
             }
-            f64::from(due - first) / begin.elapsed().as_secs_f64()
+            rates.sort_by(f64::total_cmp);
+            rates.get(rates.len() / 2).copied()
         };
-        run(self.case.n / 10, self.pace.warm);
-        Sample::rate(run(self.case.n, self.pace.measure))
+        // Every slot is met in the warm-up, so that no page is met for the first time in what is measured.
+        run(8 * most, self.pace.warm);
+        Sample::rate(run(0, self.pace.measure).expect("a slice"))
     }
 }
 
