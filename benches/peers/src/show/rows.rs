@@ -67,13 +67,12 @@ pub fn size(bytes: u64) -> String {
     }
 }
 
-/// A time, to three digits at most.
+/// A time, to three digits or so.
 pub fn time(ns: f64) -> String {
     let (value, unit) = match ns {
         ..1e3 => (ns, "ns"),
         ..1e6 => (ns / 1e3, "us"),
         _ => (ns / 1e6, "ms"),
     };
-    let digits = if ns < 100.0 || (value < 10.0 && unit != "ns") { 1 } else { 0 };
-    format!("{value:.digits$} {unit}")
+    if value < 100.0 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
 }
