@@ -6,8 +6,8 @@ have python3 || skip "python3 is not installed"
 # A workspace of its own, which the checks of the root do not see.
 manifest=(--manifest-path benches/peers/Cargo.toml)
 export CARGO_TARGET_DIR=$target_dir/peers
-# A smoke run needs no figures, and optimising across crates is half of the build.
-export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+# A smoke run needs no figures, and optimising is most of the build.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_OPT_LEVEL=1
 cargo fmt "${manifest[@]}" --check
 cargo clippy --release --locked "${manifest[@]}" -- -D warnings
 
