@@ -7,8 +7,8 @@
 //! - `call` above: one warm buffer each way. The caller copies in from private memory, the peer copies the request to
 //!   the reply, the caller copies out.
 //! - `call-in`: the caller fills the request in place, the peer sums it in place, the sum returns in the peer's line.
-//! - `call`, parked: the lines are futexes and both sides sleep at once: a round trip is two wake-ups,
-//!   and carries the sequence alone.
+//! - `call`, parked: the same copies, but the lines are futexes and both sides sleep at once: a round trip is two
+//!   wake-ups.
 //! - `pool-call`, `pool-call-in`: as without `pool-`.
 //! - `event`: a ring of 64-byte entries, one way; the reader says how far it is once in a quarter of the ring.
 //! - `spsc`, `mpmc`: the same with entries of 16 bytes and as many as the case says; one under way is a `call` of 8 bytes.
@@ -57,15 +57,17 @@ impl System for Floor {
         let (len, n) = (case.bytes, case.n);
         // One message is under way, whatever the case asks of the others.
         match (case.name, case.regime) {
-            ("call" | "pool-call" | "set-of-1" | "set-of-1000", Regime::Hot) => Some(call(&shared, len, n)),
+            ("call" | "pool-call" | "set-of-1" | "set-of-1000", Regime::Hot) => {
+                Some(call::<false>(&shared, len, PEER_CPU, n))
+            }
             // However a system sleeps, the floor is the bare futex.
             ("call" | "call-fd" | "pool-call", Regime::ParkedSame | Regime::ParkedCross) => {
-                Some(parked(&shared, case.regime.peer_cpu(), n))
+                Some(call::<true>(&shared, len, case.regime.peer_cpu(), n))
             }
             ("call-in" | "pool-call-in", Regime::Hot) => Some(call_in(&shared, len, n)),
             ("event", Regime::Hot) if len == EVENT => Some(stream::<RING, LINE, INLINE, EVENT>(&shared, n)),
             ("spsc" | "mpmc", Regime::Hot) if len == 8 => match case.inflight {
-                1 => Some(call(&shared, len, n)),
+                1 => Some(call::<false>(&shared, len, PEER_CPU, n)),
                 1024 => Some(stream::<1024, 16, 8, 8>(&shared, n)),
                 256 => Some(stream::<256, 16, 8, 8>(&shared, n)),
                 _ => None,
@@ -75,19 +77,32 @@ impl System for Floor {
     }
 }
 
-fn call(shared: &Shared, len: usize, n: u32) -> Sample {
+/// Says that `value` was reached, to a side that may sleep if both are `PARKED`.
+fn tell<const PARKED: bool>(word: &AtomicU32, value: u32) {
+    word.store(value, Release);
+    if PARKED {
+        wake(word);
+    }
+}
+
+/// Waits until the other side has told `value`.
+fn wait<const PARKED: bool>(word: &AtomicU32, value: u32) {
+    if PARKED { sleep_until(word, value - 1, value) } else { spin_until(word, value) }
+}
+
+fn call<const PARKED: bool>(shared: &Shared, len: usize, peer_cpu: usize, n: u32) -> Sample {
     let (request, reply) = if len <= LINE - INLINE {
         (shared.bytes(CALLER + INLINE, len), shared.bytes(PEER + INLINE, len))
     } else {
         (shared.bytes(REQUEST, len), shared.bytes(REPLY, len))
     };
     let (asked, answered) = (shared.word(CALLER), shared.word(PEER));
-    let _peer = Peer::fork(PEER_CPU, move || {
+    let _peer = Peer::fork(peer_cpu, move || {
         for i in 1.. {
-            spin_until(asked, i);
+            wait::<PARKED>(asked, i);
             // SAFETY: two ranges of `len` mapped bytes that do not overlap; the caller waits for the answer.
             unsafe { ptr::copy_nonoverlapping(request, reply, len) };
-            answered.store(i, Release);
+            tell::<PARKED>(answered, i);
         }
     });
     let (mut out, mut back) = (vec![0u8; len], vec![0u8; len]);
@@ -95,8 +110,8 @@ fn call(shared: &Shared, len: usize, n: u32) -> Sample {
         out[len - 1] = i as u8;
         // SAFETY: `len` private bytes into as many mapped ones, which the peer leaves alone until it is asked.
         unsafe { ptr::copy_nonoverlapping(out.as_ptr(), request, len) };
-        asked.store(i, Release);
-        spin_until(answered, i);
+        tell::<PARKED>(asked, i);
+        wait::<PARKED>(answered, i);
         // SAFETY: the reverse; the peer has answered and waits for the next request.
         unsafe { ptr::copy_nonoverlapping(reply, back.as_mut_ptr(), len) };
         assert_eq!(back[len - 1], i as u8);
@@ -134,22 +149,6 @@ unsafe fn sum(words: *const u64, count: usize) -> u64 {
     // SAFETY: the caller vouches for every index below `count`.
     let word = |i| unsafe { words.add(i).read() };
     (0..count).map(word).fold(0, u64::wrapping_add)
-}
-
-fn parked(shared: &Shared, peer_cpu: usize, n: u32) -> Sample {
-    let (asked, answered) = (shared.word(CALLER), shared.word(PEER));
-    let _peer = Peer::fork(peer_cpu, move || {
-        for i in 1.. {
-            sleep_until(asked, i - 1, i);
-            answered.store(i, Release);
-            wake(answered);
-        }
-    });
-    time_trips(n, |i| {
-        asked.store(i, Release);
-        wake(asked);
-        sleep_until(answered, i - 1, i);
-    })
 }
 
 /// Messages one way, through a ring of `COUNT` entries of `SIZE` bytes, whose payload of `LEN` bytes begins at `AT`.

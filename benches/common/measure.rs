@@ -95,6 +95,11 @@ pub trait System {
     /// The name in the `impl` column.
     fn name(&self) -> &'static str;
 
+    /// What a reader has to know of it beside its name, such as its version and how it is set up.
+    fn configuration(&self) -> Option<String> {
+        None
+    }
+
     /// Starts a peer on the case's CPU, warms up, measures `case.n` messages and stops the peer. `None`: not a case of
     /// this system. A system may keep its peer over rounds only if it sleeps in between.
     fn round(&mut self, case: &Case) -> Option<Sample>;

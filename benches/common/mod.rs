@@ -42,8 +42,14 @@ fn run(cases: &[Case], systems: impl FnOnce() -> Vec<Box<dyn System>>) -> Result
     }
     let cases = options.select(cases)?;
     machine::claim_cpus().map_err(|e| format!("cannot pin to two CPUs: {e}"))?;
-    println!("{}\n{}\n", machine::describe(), tally::describe(options.rounds()));
+    println!("{}\n{}", machine::describe(), tally::describe(options.rounds()));
     let mut systems = systems();
+    for system in &systems {
+        if let Some(configuration) = system.configuration() {
+            println!("{:<12} {configuration}", system.name());
+        }
+    }
+    println!();
     let rows = take_turns(&cases, options.rounds(), &mut Floor, &mut systems);
     print!("{}", report::table(&rows));
     if let Some(file) = &options.json {

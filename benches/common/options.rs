@@ -7,6 +7,7 @@ use super::measure::Case;
 /// What `--help` says.
 pub const USAGE: &str = "\
 usage: cargo bench --bench NAME -- [--quick] [--only SUBSTRING] [--json FILE]
+       cargo run --release -- [--quick] [--only SUBSTRING] [--json FILE]      (in benches/peers)
   --quick           a smoke run of a few rounds; its figures are rough
   --only SUBSTRING  only cases whose name (case/regime/bytes/inflight, such as call/hot/32/1) contains it
   --json FILE       also write the rows to FILE";

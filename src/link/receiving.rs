@@ -369,7 +369,10 @@ impl Bus for End {
             reply::OK | reply::SLOT
         });
         if lent {
-            demote(base, len);
+            // Not one of many: the caller reads it next.
+            if BATCH_OF.get() != ptr::from_ref(self) {
+                demote(base, len);
+            }
         } else {
             self.unloan(slot);
         }

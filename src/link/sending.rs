@@ -55,6 +55,9 @@ pub(super) struct Needs {
     kind: u8,
     /// The call it is nested in; such a request may use the reserve.
     parent: Option<u32>,
+    /// Its thread does nothing but wait for the reply, so the peer reads it next. Where many are under way `demote` costs more
+    /// than it gives.
+    alone: bool,
 }
 
 impl Needs {
@@ -62,8 +65,9 @@ impl Needs {
         self.kind == entry::CALL
     }
 
-    pub(super) const EVENT: Needs = Needs { kind: entry::EVENT, parent: None };
-    pub(super) const CALL: Needs = Needs { kind: entry::CALL, parent: None };
+    pub(super) const EVENT: Needs = Needs { kind: entry::EVENT, parent: None, alone: false };
+    pub(super) const CALL: Needs = Needs { kind: entry::CALL, parent: None, alone: false };
+    const CALL_AND_WAIT: Needs = Needs { alone: true, ..Needs::CALL };
 }
 
 /// How far ahead of a request that is held back the next entries are asked for.
@@ -303,7 +307,9 @@ impl End {
         let slot = self.slot(bytes.len(), wait.then_some(deadline))?;
         let carry = self.carry_copy(slot, bytes, needs);
         let sent = self.publish(needs, method, bytes.len(), deadline, wait, carry);
-        demote(slot.0, bytes.len());
+        if needs.alone {
+            demote(slot.0, bytes.len());
+        }
         sent.inspect_err(|_| self.unloan(slot.1))
     }
 
@@ -317,7 +323,9 @@ impl End {
         wait: bool,
     ) -> Result<Ticket> {
         let sent = self.publish(needs, method, len, deadline, wait, self.carry_slot(slot, len, needs));
-        demote(base, len);
+        if needs.alone {
+            demote(base, len);
+        }
         sent.inspect_err(|_| self.unloan(slot))
     }
 
@@ -432,7 +440,7 @@ impl End {
     /// Sends a call and waits for its reply.
     #[inline(always)]
     pub fn call(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
-        let ticket = self.send(Needs::CALL, method, payload, deadline, true)?;
+        let ticket = self.send(Needs::CALL_AND_WAIT, method, payload, deadline, true)?;
         let data = self.finish_call(&ticket)?;
         // SAFETY: received here just now.
         Ok(unsafe { Message::new(data, self.hold()) })
@@ -440,7 +448,7 @@ impl End {
 
     /// Sends a call nested in another, without waiting for room.
     pub(super) fn nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
-        let needs = Needs { kind: entry::CALL, parent: Some(parent) };
+        let needs = Needs { kind: entry::CALL, parent: Some(parent), alone: true };
         self.send(needs, method, payload, deadline, false)
     }
 }

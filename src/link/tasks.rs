@@ -123,7 +123,10 @@ impl Held<'_> {
 
     /// It has left with a message of `len` bytes.
     fn sent(mut self, len: usize) {
-        if let Some((base, _)) = self.slot.take() {
+        // Where many calls are under way it costs more than it gives.
+        if let Some((base, _)) = self.slot.take()
+            && !self.end.tasks().any()
+        {
             demote(base, len);
         }
     }

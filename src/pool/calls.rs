@@ -11,11 +11,30 @@ use crate::slots::owned::{GivenUp, Handle, Progress, Reply, State};
 use crate::sync::{demote, prefetch_read, prefetch_write};
 use crate::tasks::{Caller, Waited};
 use crate::wake::Deadline;
+use core::cell::Cell;
 use core::mem::MaybeUninit;
 use core::num::NonZeroU64;
 use core::ptr::NonNull;
 use core::task::{Context, Poll, ready};
 use std::sync::Arc;
+
+thread_local! {
+    /// Whether this thread answers requests that it has received together.
+    static IN_BATCH: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says whether the requests that this thread answers from here on were received together: a hint.
+pub(super) fn in_batch(batch: bool) {
+    IN_BATCH.set(batch);
+}
+
+/// After the payload of a reply was published. Its caller reads it next, unless it is one of many.
+#[inline(always)]
+fn hand_back(base: NonNull<u8>, len: usize) {
+    if !IN_BATCH.get() {
+        demote(base, len);
+    }
+}
 
 const NOT_OURS: Error = Error::Unsupported { what: "an answer to what this process does not execute" };
 
@@ -239,7 +258,7 @@ impl Bus for Seat {
         // bytes may be those of the request.
         unsafe { base.copy_from(NonNull::from(bytes).cast(), len) }
         self.answer_with(head, apart, |body| (body.what, body.length) = (reply::SLOT, len as u32))?;
-        demote(base, len);
+        hand_back(base, len);
         Ok(())
     }
 
@@ -253,7 +272,7 @@ impl Bus for Seat {
     ) -> Result<()> {
         let apart = handle_of(slot.bits());
         self.answer_with(head, Some(apart), |body| (body.what, body.length) = (reply::SLOT, len as u32))?;
-        demote(base, len);
+        hand_back(base, len);
         Ok(())
     }
 

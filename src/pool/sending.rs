@@ -105,7 +105,7 @@ impl Seat {
         };
         self.address(slot, method, len, deadline);
         let sent = self.enqueue(queue, what, slot, patience)?;
-        self.sent(sent, len);
+        self.tally.sent(len);
         Ok(sent)
     }
 
@@ -128,25 +128,19 @@ impl Seat {
         });
     }
 
-    /// After a request of `len` bytes has left.
-    #[inline(always)]
-    pub(super) fn sent(&self, sent: Handle, len: usize) {
-        if len > INLINE_REQUEST {
-            demote(self.payload(sent.index).0, len);
-        }
-        self.tally.sent(len);
-    }
-
     #[inline(always)]
     pub(super) fn write(&self, slot: Handle, write: impl FnOnce(&mut Body)) {
         // SAFETY: who holds a slot alone writes its body, and those who read it do so before or afterwards.
         unsafe { self.header(slot).body.write_with(write) }
     }
 
-    /// After a request was sent of which nobody here does anything but wait: its worker comes to the header next (measured: 600
-    /// to 530 ns a round trip; but 240 to 290 ns a request, where many are under way).
+    /// After a request was sent of which nobody here does anything but wait: its worker comes to it next (measured: the header
+    /// alone 600 to 530 ns a round trip; but 240 to 290 ns a request, where many are under way, and 4 KiB of payload 780 to 1330 ns).
     #[inline(always)]
-    pub(super) fn hand_over(&self, slot: Handle) {
+    pub(super) fn hand_over(&self, slot: Handle, len: usize) {
+        if len > INLINE_REQUEST {
+            demote(self.payload(slot.index).0, len);
+        }
         demote(NonNull::from(self.header(slot)).cast(), 1);
     }
 

@@ -191,7 +191,7 @@ impl Seat {
         });
         let sent = sent.await?;
         self.published(queue);
-        self.sent(sent, len);
+        self.tally.sent(len);
         Ok(sent)
     }
 

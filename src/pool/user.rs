@@ -303,8 +303,10 @@ impl<'a> Queue<'a> {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Message<'a>> {
-        let ticket = self.send_call(method, payload.into(), deadline.into(), true)?;
-        self.seat.hand_over(Handle { index: ticket.cell(), generation: ticket.generation() });
+        let payload = payload.into();
+        let len = payload.len();
+        let ticket = self.send_call(method, payload, deadline.into(), true)?;
+        self.seat.hand_over(Handle { index: ticket.cell(), generation: ticket.generation() }, len);
         let data = self.seat.finish_call(&ticket)?;
         // SAFETY: received here just now.
         Ok(unsafe { Message::new(data, self.seat.hold()) })
@@ -437,6 +439,7 @@ impl<'a> Worker<'a> {
     #[inline]
     pub fn recv_batch(&self, max: usize, deadline: impl Into<Deadline>) -> Result<Requests<'_>> {
         let first = if max == 0 { None } else { Some(self.recv(deadline)?) };
+        super::calls::in_batch(true);
         Ok(Requests { worker: self, first, left: max.saturating_sub(1) })
     }
 
@@ -468,6 +471,12 @@ pub struct Requests<'a> {
     pub(super) worker: &'a Worker<'a>,
     pub(super) first: Option<Request<'a>>,
     pub(super) left: usize,
+}
+
+impl Drop for Requests<'_> {
+    fn drop(&mut self) {
+        super::calls::in_batch(false);
+    }
 }
 
 impl<'a> Iterator for Requests<'a> {

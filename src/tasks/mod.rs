@@ -191,7 +191,7 @@ impl Tasks {
 
     /// Whether anybody waits, for anything.
     #[inline(always)]
-    fn any(&self) -> bool {
+    pub fn any(&self) -> bool {
         self.anyone_else(self.yielded.load(Ordering::Relaxed))
     }
 
