@@ -4,7 +4,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 have python3 || skip "python3 is not installed"
 
 reports=()
-for bench in rtt rings pool; do
+for bench in rtt rings pool tasks; do
     report=$target_dir/$bench.json
     rm -f "$report"
     cargo bench --bench "$bench" -- --quick --json "$report"
