@@ -1,5 +1,7 @@
 //! Many links, one receiver.
 
+#![cfg(not(busway_loom))]
+
 mod common;
 
 use busway::{Config, Deadline, Error, Link, LinkSet, Plugin, Token};

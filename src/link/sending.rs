@@ -423,17 +423,42 @@ impl End {
     #[inline(always)]
     pub(super) fn submit_to(&self, to: &mut Replying<'_>, method: u32, bytes: &[u8], deadline: Deadline) -> Result<()> {
         let len = bytes.len();
-        if len <= words::INLINE_REQUEST {
-            let carry = Self::carry_bytes(bytes);
-            // The driver is awake, and there are others: they go together, at its next turn.
-            let cork = self.tasks().corks();
-            self.publish_to(to.ticket(), Needs::CALL, method, len, deadline, false, cork, carry)?;
-            if !cork {
-                to.untold();
-            }
-            return Ok(());
+        if len > words::INLINE_REQUEST {
+            self.usable(false)?;
+            let (base, slot) = self.slot(len, None)?;
+            // SAFETY: loaned just now for as many bytes, and nobody else touches it.
+            unsafe { base.as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), len) };
+            return self.submit_slot_to(to, method, (slot, len), deadline).inspect_err(|_| self.unloan(slot));
         }
-        *to.ticket() = self.send_long(Needs::CALL, method, bytes, deadline, false)?;
+        self.submit_with(to, method, len, deadline, Self::carry_bytes(bytes))
+    }
+
+    /// As [`submit_to`](Self::submit_to), with a payload in a slot, which stays the caller's if this fails.
+    pub(super) fn submit_slot_to(
+        &self,
+        to: &mut Replying<'_>,
+        method: u32,
+        (slot, len): (SlotId, usize),
+        deadline: Deadline,
+    ) -> Result<()> {
+        self.submit_with(to, method, len, deadline, self.carry_slot(slot, len, Needs::CALL))
+    }
+
+    #[inline(always)]
+    fn submit_with(
+        &self,
+        to: &mut Replying<'_>,
+        method: u32,
+        len: usize,
+        deadline: Deadline,
+        carry: impl FnOnce(&mut Body) -> Option<SlotId>,
+    ) -> Result<()> {
+        // Then they go together, at the driver's next turn.
+        let cork = self.tasks().corks(self);
+        self.publish_to(to.ticket(), Needs::CALL, method, len, deadline, false, cork, carry)?;
+        if !cork {
+            to.untold();
+        }
         Ok(())
     }
 

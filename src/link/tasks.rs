@@ -1,4 +1,4 @@
-//! Async twins of what blocks: see [`tasks`](crate::tasks).
+//! Async twins of what blocks: see [`tasks`].
 
 use super::end::End;
 use super::receiving::Requests;
@@ -204,15 +204,35 @@ impl End {
         // It stays where it is, and its ticket is written there: one that were moved after its request was published would wait
         // in the store buffer behind that.
         let mut replying = Replying::new(self.hold());
-        let sent = match &payload {
-            Payload::Bytes(bytes) => self.submit_to(&mut replying, method, bytes, deadline),
-            Payload::Loan(_) => Err(Error::Full),
+        let sent = match payload {
+            Payload::Loan(loan) if loan.in_slot() && loan.len() > words::INLINE_REQUEST => {
+                let len = loan.len();
+                let held = Held { end: self, slot: Some(loan.into_slot(core::ptr::from_ref(self).cast())?) };
+                let slot = (held.slot().1, len);
+                match self.submit_slot_to(&mut replying, method, slot, deadline) {
+                    Err(Error::Full) => {
+                        let tried = || self.submit_slot_to(&mut replying, method, slot, deadline);
+                        self.wait_task(Kind::Room, FOR_CALL, deadline, tried).await?;
+                    }
+                    sent => sent?,
+                }
+                held.sent(len);
+                Ok(())
+            }
+            bytes => {
+                let bytes = bytes.as_ref();
+                match self.submit_to(&mut replying, method, bytes, deadline) {
+                    Err(Error::Full) => {
+                        let payload = Payload::Bytes(bytes);
+                        self.send_async(Needs::CALL, method, payload, deadline)
+                            .await
+                            .map(|ticket| *replying.ticket() = ticket)
+                    }
+                    sent => sent,
+                }
+            }
         };
-        match sent {
-            Ok(()) => {}
-            Err(Error::Full) => *replying.ticket() = self.send_async(Needs::CALL, method, payload, deadline).await?,
-            Err(error) => return Err(error),
-        }
+        sent?;
         (&mut replying).await
     }
 

@@ -1,4 +1,4 @@
-//! Async twins of what blocks: see [`tasks`](crate::tasks).
+//! Async twins of what blocks: see [`tasks`].
 
 use super::member::Seat;
 use super::parking;

@@ -33,6 +33,11 @@ pub trait Readable {
     /// # Errors
     /// What the reactor says; the driver then ends, and the next task that waits finds another.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Has this task polled again, behind all others that can run, and best after a look at the reactor.
+    fn later(&mut self, cx: &mut Context<'_>) {
+        cx.waker().wake_by_ref();
+    }
 }
 
 /// The task that wakes those who wait for one bus. Spawn it; it ends with the bus.
@@ -147,7 +152,7 @@ impl Pace {
 
     /// The driver is awake again.
     pub fn wake(&mut self, bus: &(impl Driven + ?Sized)) {
-        bus.tasks().asleep.store(false, Ordering::SeqCst);
+        bus.tasks().awake();
         bus.unmark();
     }
 }
@@ -164,17 +169,7 @@ impl<R: Readable> Driver<R> {
             bus.take_in();
             return Poll::Ready(Ok(()));
         }
-        let mut left = bus.tasks().driver.lock();
-        match &mut *left {
-            // It was taken out to wake us.
-            None if self.asleep => Poll::Ready(Ok(())),
-            Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
-            waker => {
-                *waker = Some(cx.waker().clone());
-                self.asleep = true;
-                Poll::Pending
-            }
-        }
+        if bus.tasks().is_roused(cx.waker()) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }
 
@@ -187,6 +182,7 @@ impl<R: Readable + Unpin> Future for Driver<R> {
         let mut turn = if this.asleep { Turn::Sleep } else { Turn::Again };
         loop {
             if turn == Turn::Sleep {
+                this.asleep = true;
                 if ready!(this.wait(&*bus, cx)).is_err() {
                     return Poll::Ready(());
                 }
@@ -198,7 +194,7 @@ impl<R: Readable + Unpin> Future for Driver<R> {
             match turn {
                 Turn::Over => return Poll::Ready(()),
                 Turn::Again => {
-                    cx.waker().wake_by_ref();
+                    this.source.later(cx);
                     return Poll::Pending;
                 }
                 Turn::Sleep => {}

@@ -140,8 +140,15 @@ pub struct Tasks {
     driven: AtomicBool,
     /// The driver waits for the descriptor.
     asleep: AtomicBool,
-    /// The driver, if it is a task that should be woken to look in turn.
-    driver: Mutex<Option<Waker>>,
+    driver: Mutex<Sleeper>,
+}
+
+/// A driver that is a task, and asleep.
+#[derive(Debug, Default)]
+struct Sleeper {
+    waker: Option<Waker>,
+    /// Somebody has taken the waker, to wake it.
+    roused: bool,
 }
 
 impl Tasks {
@@ -158,7 +165,7 @@ impl Tasks {
             corked: AtomicBool::new(false),
             driven: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
-            driver: Mutex::new(None),
+            driver: Mutex::default(),
         }
     }
 
@@ -180,7 +187,8 @@ impl Tasks {
 
     /// There is no driver any more: whoever waits finds another.
     pub fn unclaim(&self, bus: &(impl Driven + ?Sized)) {
-        drop(self.driver.lock().take());
+        let sleeper = core::mem::take(&mut *self.driver.lock());
+        drop(sleeper);
         self.asleep.store(true, Ordering::SeqCst);
         self.driven.store(false, Ordering::Release);
         self.uncork(bus);
@@ -228,17 +236,49 @@ impl Tasks {
         Ok(())
     }
 
+    /// Wakes the driver, if it is a task and has something to do at once; else sets the mark.
     #[cold]
     fn rouse(&self, bus: &(impl Driven + ?Sized), what: What) {
-        self.uncork(bus);
-        let driver = if bus.patience() > 0 { self.driver.lock().take() } else { None };
+        let wakes = self.corked.load(Ordering::Relaxed) || bus.patience() > 0;
+        let driver = if wakes { self.take_sleeper() } else { None };
         match driver {
             Some(driver) => driver.wake(),
             None => {
+                self.uncork(bus);
                 bus.mark(what);
                 fence(Ordering::SeqCst);
             }
         }
+    }
+
+    /// Takes the waker of a driver asleep, which counts as awake from now on: it looks for everybody as soon as it has its turn.
+    fn take_sleeper(&self) -> Option<Waker> {
+        let mut driver = self.driver.lock();
+        let waker = driver.waker.take();
+        if waker.is_some() {
+            driver.roused = true;
+            self.asleep.store(false, Ordering::SeqCst);
+        }
+        waker
+    }
+
+    /// The driver is about to wait for its descriptor, or was polled in between. Returns whether it should not.
+    fn is_roused(&self, waker: &Waker) -> bool {
+        let mut driver = self.driver.lock();
+        if core::mem::take(&mut driver.roused) {
+            return true;
+        }
+        if !driver.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+            driver.waker = Some(waker.clone());
+        }
+        false
+    }
+
+    /// The driver is awake: nobody need wake it.
+    fn awake(&self) {
+        let sleeper = core::mem::take(&mut *self.driver.lock());
+        drop(sleeper);
+        self.asleep.store(false, Ordering::SeqCst);
     }
 
     /// Finds a driver for a bus that has none: our thread.
@@ -311,10 +351,12 @@ impl Tasks {
         }
     }
 
-    /// Whether a request may be held back for the driver's next turn: it is awake, and there are other tasks.
+    /// Whether a request should be held back for the driver's next turn, which is behind those of all tasks that can run: there
+    /// are others, or this one would not spin for its reply anyway; and the driver is awake, or a task, which is then woken.
     #[inline(always)]
-    pub fn corks(&self) -> bool {
-        !self.asleep.load(Ordering::Relaxed) && (self.any() || self.woken.load(Ordering::Relaxed) > 1)
+    pub fn corks(&self, bus: &(impl Driven + ?Sized)) -> bool {
+        let others = self.any() || self.woken.load(Ordering::Relaxed) > 1;
+        (others || bus.patience() == 0) && (!self.asleep.load(Ordering::Relaxed) || self.driver.lock().waker.is_some())
     }
 
     /// Says whether requests are held back. Under the lock that they are held back under, and before the fence of a task that

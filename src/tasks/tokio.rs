@@ -2,6 +2,7 @@
 
 use super::{Driven, Driver, Readable};
 use crate::error::{Error, Result};
+use core::pin::pin;
 use core::task::{Context, Poll, ready};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,6 +19,12 @@ impl Readable for Watched {
         // Cleared before what is there is taken in: what comes after that is told again.
         ready!(self.0.poll_read_ready(cx))?.clear_ready();
         Poll::Ready(Ok(()))
+    }
+
+    fn later(&mut self, cx: &mut Context<'_>) {
+        // Its first poll leaves the waker with the scheduler, which wakes it after a look at its reactor: a task that woke itself
+        // would keep that from its sockets for 61 turns.
+        let _ = pin!(::tokio::task::yield_now()).poll(cx);
     }
 }
 
