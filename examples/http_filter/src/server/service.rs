@@ -1,0 +1,148 @@
+//! One request, from its body to its answer.
+
+use super::gate::{Gate, Passage};
+use super::origin::{self, Answer, text};
+use crate::format::request::Outgoing;
+use crate::format::verdict::{Kind, Verdict};
+use crate::format::{Header, Malformed, names};
+use crate::transport::{Failure, Reply};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
+use hyper::http::request::Parts;
+use hyper::{Request, Response, StatusCode};
+
+/// How many headers a verdict may have.
+const MAX_HEADERS: usize = 256;
+
+/// Marks answers to requests that passed although there was no verdict.
+const UNFILTERED: HeaderName = HeaderName::from_static("x-unfiltered");
+
+/// Answers a request.
+pub async fn answer(request: Request<Incoming>, gate: &Gate, max_body: usize) -> Answer {
+    let (mut parts, body) = request.into_parts();
+    let body = match collect(body, max_body).await {
+        Ok(body) => body,
+        Err(status) => return text(status, ""),
+    };
+    let passage = gate.judge(&Outgoing::new(&parts, &body)).await;
+    let passage = match passage {
+        Passage::Judged(reply) => match carry_out(&reply, &mut parts) {
+            Ok(Some(answer)) => return answer,
+            Ok(None) => return origin::answer(&parts, &body),
+            Err(_) => gate.without_verdict(Failure::Broken),
+        },
+        other => other,
+    };
+    match passage {
+        Passage::Open(failure) => {
+            // Nobody has filtered it, whatever it says.
+            names::header_name(names::known("x-filtered-by")).map(|name| parts.headers.remove(name));
+            let mut answer = origin::answer(&parts, &body);
+            answer.headers_mut().insert(UNFILTERED, HeaderValue::from_static(reason(failure)));
+            answer
+        }
+        Passage::Closed(failure) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{failure}\n")),
+        Passage::Free | Passage::Judged(_) => origin::answer(&parts, &body),
+    }
+}
+
+fn reason(failure: Failure) -> &'static str {
+    match failure {
+        Failure::Died => "died",
+        Failure::Late => "late",
+        Failure::Broken => "broken",
+        Failure::TooLong => "too long",
+    }
+}
+
+/// Takes in a body, as it comes.
+async fn collect(body: Incoming, max: usize) -> Result<Vec<Bytes>, StatusCode> {
+    let mut chunks = Vec::new();
+    if body.is_end_stream() {
+        return Ok(chunks);
+    }
+    if body.size_hint().lower() > max as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let mut body = Limited::new(body, max);
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => chunks.extend(frame.into_data().ok()),
+            Err(e) if e.is::<LengthLimitError>() => return Err(StatusCode::PAYLOAD_TOO_LARGE),
+            Err(_) => return Err(StatusCode::BAD_REQUEST),
+        }
+    }
+    Ok(chunks)
+}
+
+/// Does what the verdict says: the answer if there is one, or nothing if the request goes on. Whatever the filter has
+/// written there, a verdict that is malformed in any part changes nothing.
+fn carry_out(reply: &Reply, parts: &mut Parts) -> Result<Option<Answer>, Malformed> {
+    let verdict = Verdict::new(reply.bytes())?;
+    if verdict.headers().len() > MAX_HEADERS {
+        return Err(Malformed("a verdict with too many headers"));
+    }
+    let status = || StatusCode::from_u16(verdict.status()).map_err(|_| Malformed("a status that is none"));
+    match verdict.kind() {
+        Kind::Pass => Ok(None),
+        Kind::Rewrite => {
+            // All of them are looked at before the first one changes anything.
+            verdict.headers().try_for_each(|header| checked(&header).map(drop))?;
+            for header in verdict.headers() {
+                set(&mut parts.headers, &header)?;
+            }
+            Ok(None)
+        }
+        Kind::Answer => {
+            let status = status()?;
+            if !status.is_success()
+                && !status.is_redirection()
+                && !status.is_client_error()
+                && !status.is_server_error()
+            {
+                return Err(Malformed("a status that ends nothing"));
+            }
+            let mut answer = Response::new(Full::new(reply.share(verdict.body()?)));
+            *answer.status_mut() = status;
+            for header in verdict.headers() {
+                set(answer.headers_mut(), &header)?;
+            }
+            Ok(Some(answer))
+        }
+        Kind::Block => {
+            let status = status()?;
+            if !status.is_client_error() && !status.is_server_error() {
+                return Err(Malformed("a status that blocks nothing"));
+            }
+            Ok(Some(text(status, "blocked by the filter\n")))
+        }
+    }
+}
+
+/// A header that a filter may set or remove.
+fn checked(header: &Header<'_>) -> Result<(HeaderName, Option<HeaderValue>), Malformed> {
+    let name = match u8::try_from(header.number()) {
+        Ok(0) => HeaderName::from_bytes(header.name()?).ok(),
+        Ok(number) => names::header_name(number),
+        Err(_) => None,
+    };
+    let name = name.ok_or(Malformed("a name that is none"))?;
+    // Where a message ends is between the server and its client.
+    if [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE].contains(&name) {
+        return Err(Malformed("a header that is not the filter's business"));
+    }
+    let value = header.value()?.map(HeaderValue::from_bytes).transpose();
+    Ok((name, value.map_err(|_| Malformed("a value that is none"))?))
+}
+
+fn set(headers: &mut HeaderMap, header: &Header<'_>) -> Result<(), Malformed> {
+    match checked(header)? {
+        (name, Some(value)) => headers.try_insert(name, value).map(drop).map_err(|_| Malformed("too many headers")),
+        (name, None) => {
+            headers.remove(name);
+            Ok(())
+        }
+    }
+}
