@@ -59,9 +59,11 @@ fn kill_under_load(server: &Server) -> Tally {
         for _ in 0..CONNECTIONS {
             let mut client = server.client();
             let (tally, done) = (&tally, &done);
-            threads.spawn(move || {
-                while !done.load(Ordering::Relaxed) && tally.add(client.ask("GET", "/", &[], b"")) {}
-            });
+            threads.spawn(
+                move || {
+                    while !done.load(Ordering::Relaxed) && tally.add(client.ask("GET", "/", &[], b"")) {}
+                },
+            );
         }
         // Also if this thread panics.
         let _done = Done(&done);

@@ -35,9 +35,14 @@ fn the_filter_decides_alike_wherever_it_is() {
         assert_eq!((hello.status, &*hello.body), (200, "hello, test/1\n"), "{mode}");
         assert_eq!(hello.header("content-type"), Some("text/plain"), "{mode}");
 
-        let headers = [("x-internal-user", "root"), ("x-mine", "1"), ("X-Internal-Role", "any"), ("x-filtered-by", "me")];
+        let headers =
+            [("x-internal-user", "root"), ("x-mine", "1"), ("X-Internal-Role", "any"), ("x-filtered-by", "me")];
         let echo = client.ask("GET", "/headers", &headers, b"").unwrap();
-        assert!(echo.body.contains("x-mine: 1\n") && echo.body.contains("x-filtered-by: example\n"), "{mode}: {}", echo.body);
+        assert!(
+            echo.body.contains("x-mine: 1\n") && echo.body.contains("x-filtered-by: example\n"),
+            "{mode}: {}",
+            echo.body
+        );
         assert!(!echo.body.contains("x-internal-") && !echo.body.contains(": me\n"), "{mode}: {}", echo.body);
 
         assert_eq!(client.ask("BREW", "/pot", &[], b"").unwrap().body, "BREW /pot, 0 bytes of body\n", "{mode}");
@@ -61,7 +66,7 @@ fn bodies_are_filtered_up_to_their_limit() {
         }
         // Refused before the body is read, so that sending it may fail.
         let refused = server.client().ask("POST", "/", &[], &vec![b'q'; 262_145]);
-        assert!(refused.is_ok_and(|answer| answer.status == 413) , "{mode}");
+        assert!(refused.is_ok_and(|answer| answer.status == 413), "{mode}");
         server.stop();
     }
 }
@@ -86,7 +91,11 @@ fn many_connections_get_their_own_answers() {
                     for request in 0..50 {
                         let path = format!("/{connection}/{request}");
                         let answer = client.get(&path);
-                        assert_eq!((answer.status, answer.body), (200, format!("GET {path}, 0 bytes of body\n")), "{mode}");
+                        assert_eq!(
+                            (answer.status, answer.body),
+                            (200, format!("GET {path}, 0 bytes of body\n")),
+                            "{mode}"
+                        );
                     }
                 });
             }

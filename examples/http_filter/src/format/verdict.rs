@@ -200,7 +200,7 @@ mod tests {
         draft.rewrite();
         draft.remove(b"x-internal-a");
         draft.set(b"host", b"h");
-        assert_eq!(read(&written(&draft)), Ok(vec![(&b"x-internal-a"[..], None), (b"host", Some(b"h"))]));
+        assert_eq!(read(&written(&draft)), Ok(vec![(&b"x-internal-a"[..], None), (b"host", Some(&b"h"[..]))]));
 
         draft.block(403);
         let payload = written(&draft);

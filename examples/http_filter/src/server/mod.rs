@@ -16,6 +16,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use options::{Mode, Options};
 use std::convert::Infallible;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -67,7 +68,8 @@ async fn serve(options: &Options) -> Result<()> {
         None => None,
     };
     let listener = TcpListener::bind(options.listen).await.with_context(|| format!("listen on {}", options.listen))?;
-    introduce(&listener)?;
+    // A server does not need to be read to.
+    let _ = introduce(listener.local_addr()?);
 
     let connections = GracefulShutdown::new();
     loop {
@@ -105,15 +107,14 @@ async fn serve(options: &Options) -> Result<()> {
 }
 
 /// Says where the server is, and what can be tried there.
-fn introduce(listener: &TcpListener) -> Result<()> {
-    let address = listener.local_addr()?;
+fn introduce(address: SocketAddr) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "listening on http://{address}")?;
     for arguments in ["/", "/headers -H 'x-internal-user: root'", "/hello", "/admin"] {
         let (path, more) = arguments.split_once(' ').unwrap_or((arguments, ""));
         writeln!(out, "  curl -i {more}{}http://{address}{path}", if more.is_empty() { "" } else { " " })?;
     }
-    Ok(out.flush()?)
+    out.flush()
 }
 
 fn begin(stream: TcpStream, gate: &Arc<Gate>, max_body: usize, connections: &GracefulShutdown) {

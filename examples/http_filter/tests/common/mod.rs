@@ -129,7 +129,8 @@ impl Client {
 
     /// Begins a request with a body of `len` bytes, and waits until the server has begun with it too.
     pub fn begin(&mut self, target: &str, len: usize) {
-        let head = format!("POST {target} HTTP/1.1\r\nhost: test\r\ncontent-length: {len}\r\nexpect: 100-continue\r\n\r\n");
+        let head =
+            format!("POST {target} HTTP/1.1\r\nhost: test\r\ncontent-length: {len}\r\nexpect: 100-continue\r\n\r\n");
         self.stream.get_mut().write_all(head.as_bytes()).expect("the server reads");
         let go_on = (self.line().expect("a line"), self.line().expect("a line"));
         assert_eq!((&*go_on.0, &*go_on.1), ("HTTP/1.1 100 Continue", ""));
@@ -144,7 +145,8 @@ impl Client {
     fn answer(&mut self) -> io::Result<Answer> {
         let status = self.line()?;
         let status = status.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let mut answer = Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, headers: Vec::new(), body: String::new() };
+        let mut answer =
+            Answer { status: status.ok_or(io::ErrorKind::InvalidData)?, headers: Vec::new(), body: String::new() };
         loop {
             let line = self.line()?;
             let Some((name, value)) = line.split_once(": ") else { break };
