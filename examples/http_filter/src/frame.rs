@@ -64,7 +64,7 @@ impl Incoming {
     ///
     /// # Errors
     /// It is longer than any may be.
-    pub fn next(&mut self) -> io::Result<Option<(Head, &[u8])>> {
+    pub fn take(&mut self) -> io::Result<Option<(Head, &[u8])>> {
         let Some(head) = self.head() else { return Ok(None) };
         let len = head.len as usize;
         if len > MAX {
@@ -102,7 +102,7 @@ mod tests {
                 room[..len].copy_from_slice(&rest[..len]);
                 rest = &rest[len..];
                 incoming.filled(len);
-                while let Some((head, payload)) = incoming.next().unwrap() {
+                while let Some((head, payload)) = incoming.take().unwrap() {
                     assert_eq!((head.id, payload.len()), (frames as u64, lens[frames]));
                     assert!(payload.iter().all(|byte| usize::from(*byte) == frames));
                     frames += 1;
@@ -118,6 +118,6 @@ mod tests {
         let head = Head { len: MAX as u32 + 1, rejected: 0, id: 0 };
         incoming.room()[..HEAD].copy_from_slice(bytemuck::bytes_of(&head));
         incoming.filled(HEAD);
-        assert!(incoming.next().is_err());
+        assert!(incoming.take().is_err());
     }
 }

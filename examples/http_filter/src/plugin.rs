@@ -52,7 +52,7 @@ fn judge(request: Request<'_>, verdict: &mut Draft) -> busway::Result<()> {
     if View::new(payload).and_then(|view| policy::decide(&view, verdict)).is_err() {
         return request.reject(MALFORMED);
     }
-    let mut reply = match request.loan(verdict.len()) {
+    let mut reply = match request.loan(verdict.size()) {
         Ok(reply) => reply,
         // Nobody waits for it any more, or no slot came free in time: dropped, the request says so itself.
         Err(Error::Timeout { .. } | Error::Full) => return Ok(()),
@@ -73,9 +73,9 @@ fn serve_socket(mut socket: UnixStream) -> io::Result<()> {
             Err(e) => return Err(e),
         };
         incoming.filled(len);
-        while let Some((head, payload)) = incoming.next()? {
+        while let Some((head, payload)) = incoming.take()? {
             match View::new(payload).and_then(|view| policy::decide(&view, &mut verdict)) {
-                Ok(()) => frame::append(&mut answers, head.id, 0, verdict.len(), |to| verdict.write(to)),
+                Ok(()) => frame::append(&mut answers, head.id, 0, verdict.size(), |to| verdict.write(to)),
                 Err(_) => frame::append(&mut answers, head.id, MALFORMED, 0, |_| {}),
             }
         }

@@ -53,7 +53,7 @@ impl<'a> Outgoing<'a> {
     }
 
     /// How many bytes it takes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.len
     }
 
@@ -198,7 +198,7 @@ mod tests {
     fn written(request: Request<()>, body: &[Bytes]) -> Vec<u8> {
         let (parts, ()) = request.into_parts();
         let outgoing = Outgoing::new(&parts, body);
-        let mut payload = vec![0xaa; outgoing.len()];
+        let mut payload = vec![0xaa; outgoing.size()];
         outgoing.write(&mut payload);
         payload
     }

@@ -78,7 +78,7 @@ impl Draft {
     }
 
     /// How many bytes it takes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         HEAD + self.lines.len() * LINE + self.text.len()
     }
 
@@ -87,7 +87,7 @@ impl Draft {
     /// # Panics
     /// If `to` is not of the length asked for.
     pub fn write(&self, to: &mut [u8]) {
-        assert_eq!(to.len(), self.len(), "the length that was measured");
+        assert_eq!(to.len(), self.size(), "the length that was measured");
         let start = (HEAD + self.lines.len() * LINE) as u32;
         let (fixed, text) = to.split_at_mut(start as usize);
         let (head, table) = fixed.split_at_mut(HEAD);
@@ -174,12 +174,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn written(draft: &Draft) -> Vec<u8> {
-        let mut payload = vec![0xaa; draft.len()];
+        let mut payload = vec![0xaa; draft.size()];
         draft.write(&mut payload);
         payload
     }
 
-    fn read(payload: &[u8]) -> Result<Vec<(&[u8], Option<&[u8]>)>, Malformed> {
+    type Edits<'a> = Vec<(&'a [u8], Option<&'a [u8]>)>;
+
+    fn read(payload: &[u8]) -> Result<Edits<'_>, Malformed> {
         let verdict = Verdict::new(payload)?;
         verdict.body()?;
         verdict.headers().map(|header| Ok((header.name()?, header.value()?))).collect()
@@ -226,7 +228,7 @@ mod tests {
         let mut draft = Draft::default();
         draft.rewrite();
         draft.set(b"x-filtered-by", b"8 bytes.");
-        assert_eq!(draft.len(), 40);
+        assert_eq!(draft.size(), 40);
     }
 
     proptest! {

@@ -98,40 +98,38 @@ impl Gate {
     }
 
     async fn ask(&self, request: &Outgoing<'_>) -> Result<Reply, Failure> {
-        let deadline = Instant::now() + self.deadline;
+        let start = Instant::now();
+        let mut left = self.deadline;
         loop {
             let filter = self.filter.borrow().clone();
-            let Some(filter) = filter else {
-                self.next(deadline).await?;
-                continue;
+            let dead = match filter {
+                None => None,
+                Some(filter) => match filter.judge(request, left).await {
+                    Err(Failure::Died) => Some(filter),
+                    verdict => return verdict,
+                },
             };
-            match filter.judge(request, deadline).await {
-                Err(Failure::Died) if self.fail == Fail::Closed && Instant::now() < deadline => {
-                    count(&self.counters.again);
-                    // The supervisor hears of its death a moment later.
-                    self.other_than(&filter, deadline).await?;
-                }
-                verdict => return verdict,
+            left = self.deadline.saturating_sub(start.elapsed());
+            if self.fail == Fail::Open || left.is_zero() {
+                return Err(Failure::Died);
             }
+            if dead.is_some() {
+                count(&self.counters.again);
+            }
+            self.next(dead, left).await?;
+            left = self.deadline.saturating_sub(start.elapsed());
         }
     }
 
-    /// Waits until there is a filter, if requests wait for one.
-    async fn next(&self, deadline: Instant) -> Result<(), Failure> {
-        self.until(deadline, |filter| filter.is_some()).await
-    }
-
-    async fn other_than(&self, dead: &Arc<Filter>, deadline: Instant) -> Result<(), Failure> {
-        self.until(deadline, |filter| filter.as_ref().is_none_or(|filter| !Arc::ptr_eq(filter, dead))).await
-    }
-
-    async fn until(&self, deadline: Instant, is: impl FnMut(&Option<Arc<Filter>>) -> bool) -> Result<(), Failure> {
-        if self.fail == Fail::Open {
-            return Err(Failure::Died);
-        }
+    /// Waits until there is a filter other than the one that died, of which the supervisor may not have heard yet.
+    async fn next(&self, dead: Option<Arc<Filter>>, left: Duration) -> Result<(), Failure> {
+        let is_dead = |filter: &Arc<Filter>| dead.as_ref().is_some_and(|dead| Arc::ptr_eq(dead, filter));
         let mut filter = self.filter.subscribe();
-        let seen = tokio::time::timeout_at(deadline.into(), filter.wait_for(is)).await;
-        seen.is_ok_and(|seen| seen.is_ok()).then_some(()).ok_or(Failure::Died)
+        let next = filter.wait_for(|filter| filter.as_ref().is_some_and(|filter| !is_dead(filter)));
+        match tokio::time::timeout(left, next).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Failure::Died),
+        }
     }
 }
 
@@ -141,9 +139,9 @@ fn inline(request: &Outgoing<'_>) -> Result<Reply, Failure> {
         static SCRATCH: RefCell<(Vec<u8>, Draft)> = RefCell::default();
     }
     SCRATCH.with_borrow_mut(|(payload, verdict)| {
-        payload.resize(request.len(), 0);
+        payload.resize(request.size(), 0);
         request.write(payload);
         View::new(payload).and_then(|view| policy::decide(&view, verdict)).map_err(|_| Failure::Broken)?;
-        Ok(Reply::new(verdict.len(), |to| verdict.write(to)))
+        Ok(Reply::new(verdict.size(), |to| verdict.write(to)))
     })
 }

@@ -4,7 +4,7 @@ use super::gate::{Gate, Passage};
 use super::origin::{self, Answer, text};
 use crate::format::request::Outgoing;
 use crate::format::verdict::{Kind, Verdict};
-use crate::format::{Header, Malformed, names};
+use crate::format::{Header, Headers, Malformed, names};
 use crate::transport::{Failure, Reply};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
@@ -88,11 +88,7 @@ fn carry_out(reply: &Reply, parts: &mut Parts) -> Result<Option<Answer>, Malform
     match verdict.kind() {
         Kind::Pass => Ok(None),
         Kind::Rewrite => {
-            // All of them are looked at before the first one changes anything.
-            verdict.headers().try_for_each(|header| checked(&header).map(drop))?;
-            for header in verdict.headers() {
-                set(&mut parts.headers, &header)?;
-            }
+            edit(&mut parts.headers, verdict.headers())?;
             Ok(None)
         }
         Kind::Answer => {
@@ -106,9 +102,7 @@ fn carry_out(reply: &Reply, parts: &mut Parts) -> Result<Option<Answer>, Malform
             }
             let mut answer = Response::new(Full::new(reply.share(verdict.body()?)));
             *answer.status_mut() = status;
-            for header in verdict.headers() {
-                set(answer.headers_mut(), &header)?;
-            }
+            edit(answer.headers_mut(), verdict.headers())?;
             Ok(Some(answer))
         }
         Kind::Block => {
@@ -137,10 +131,19 @@ fn checked(header: &Header<'_>) -> Result<(HeaderName, Option<HeaderValue>), Mal
     Ok((name, value.map_err(|_| Malformed("a value that is none"))?))
 }
 
-fn set(headers: &mut HeaderMap, header: &Header<'_>) -> Result<(), Malformed> {
-    match checked(header)? {
-        (name, Some(value)) => headers.try_insert(name, value).map(drop).map_err(|_| Malformed("too many headers")),
-        (name, None) => {
+/// Sets and removes headers: all of them, or none if one is malformed.
+fn edit(headers: &mut HeaderMap, mut edits: Headers<'_>) -> Result<(), Malformed> {
+    if edits.len() == 1 {
+        return edits.try_for_each(|edit| apply(headers, checked(&edit)?));
+    }
+    let edits = edits.map(|edit| checked(&edit)).collect::<Result<Vec<_>, _>>()?;
+    edits.into_iter().try_for_each(|edit| apply(headers, edit))
+}
+
+fn apply(headers: &mut HeaderMap, (name, value): (HeaderName, Option<HeaderValue>)) -> Result<(), Malformed> {
+    match value {
+        Some(value) => headers.try_insert(name, value).map(drop).map_err(|_| Malformed("too many headers")),
+        None => {
             headers.remove(name);
             Ok(())
         }

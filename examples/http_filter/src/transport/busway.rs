@@ -5,7 +5,7 @@ use crate::format::request::Outgoing;
 use crate::plugin::JUDGE;
 use busway::{Config, Deadline, Error, Geometry, Host, Idle, Process, SizeClass};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// A filter process at the other end of a link.
@@ -30,8 +30,8 @@ impl Filter {
         Ok(Self { process, gone: Notify::new() })
     }
 
-    pub async fn judge(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<Reply, Failure> {
-        let verdict = self.call(request, deadline).await;
+    pub async fn judge(&self, request: &Outgoing<'_>, left: Duration) -> Result<Reply, Failure> {
+        let verdict = self.call(request, left.into()).await;
         verdict.map_err(|error| {
             if self.process.is_closed() {
                 self.gone.notify_one();
@@ -40,9 +40,8 @@ impl Filter {
         })
     }
 
-    async fn call(&self, request: &Outgoing<'_>, deadline: Instant) -> busway::Result<Reply> {
-        let deadline = Deadline::from(deadline.saturating_duration_since(Instant::now()));
-        let mut loan = self.process.loan_async(request.len(), deadline).await?;
+    async fn call(&self, request: &Outgoing<'_>, deadline: Deadline) -> busway::Result<Reply> {
+        let mut loan = self.process.loan_async(request.size(), deadline).await?;
         request.write(&mut loan);
         let verdict = self.process.call_async(JUDGE, loan, deadline).await?;
         Ok(Reply::new(verdict.len(), |to| verdict.bytes().copy_to(to)))

@@ -7,7 +7,7 @@ use crate::format::request::Outgoing;
 use bytes::Bytes;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 use tokio::sync::Notify;
 
 /// Why there is no verdict.
@@ -106,15 +106,15 @@ impl Filter {
         Ok(Self { way, answered: AtomicU64::new(0), hung: Notify::new() })
     }
 
-    /// Has the filter judge a request, until `deadline`.
+    /// Has the filter judge a request, which may take as long as `left`.
     ///
     /// # Errors
     /// Why there is no verdict.
-    pub async fn judge(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<Reply, Failure> {
+    pub async fn judge(&self, request: &Outgoing<'_>, left: Duration) -> Result<Reply, Failure> {
         let before = self.answered.load(Ordering::Relaxed);
         let reply = match &self.way {
-            Way::Busway(filter) => filter.judge(request, deadline).await,
-            Way::Uds(filter) => filter.judge(request, deadline).await,
+            Way::Busway(filter) => filter.judge(request, left).await,
+            Way::Uds(filter) => filter.judge(request, left).await,
         };
         match reply {
             Ok(_) => _ = self.answered.fetch_add(1, Ordering::Relaxed),

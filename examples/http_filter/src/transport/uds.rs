@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream as Pair;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
-use std::time::Instant;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -51,6 +51,14 @@ struct Call {
     reply: Option<Result<Reply, Failure>>,
 }
 
+impl Call {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
 impl Calls {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -62,7 +70,7 @@ impl Calls {
         state.gone = true;
         for (_, call) in &mut state.calls {
             call.reply.get_or_insert(Err(Failure::Died));
-            call.waker.take().map(Waker::wake);
+            call.wake();
         }
         drop(state);
         self.write.notify_one();
@@ -85,8 +93,8 @@ impl Filter {
         Ok(Self { calls, child })
     }
 
-    pub async fn judge(&self, request: &Outgoing<'_>, deadline: Instant) -> Result<Reply, Failure> {
-        if request.len() > frame::MAX {
+    pub async fn judge(&self, request: &Outgoing<'_>, left: Duration) -> Result<Reply, Failure> {
+        if request.size() > frame::MAX {
             return Err(Failure::TooLong);
         }
         let answer = self.send(request)?;
@@ -101,7 +109,7 @@ impl Filter {
                 }
             }
         });
-        tokio::time::timeout_at(deadline.into(), answered).await.unwrap_or(Err(Failure::Late))
+        tokio::time::timeout(left, answered).await.unwrap_or(Err(Failure::Late))
     }
 
     fn send(&self, request: &Outgoing<'_>) -> Result<Answer<'_>, Failure> {
@@ -117,7 +125,7 @@ impl Filter {
             self.calls.write.notify_one();
         }
         let id = u64::from(number) << 32 | place as u64;
-        frame::append(&mut state.out, id, 0, request.len(), |to| request.write(to));
+        frame::append(&mut state.out, id, 0, request.size(), |to| request.write(to));
         Ok(Answer { calls: &self.calls, place })
     }
 
@@ -184,7 +192,7 @@ async fn read(mut from: OwnedReadHalf, calls: Arc<Calls>) {
 /// Hands out the answers that are there.
 fn take(incoming: &mut Incoming, calls: &Calls) -> io::Result<()> {
     let mut state = calls.state();
-    while let Some((head, payload)) = incoming.next()? {
+    while let Some((head, payload)) = incoming.take()? {
         let (number, place) = ((head.id >> 32) as u32, head.id as u32 as usize);
         let call = state.calls.get_mut(place).filter(|call| call.number == number && call.reply.is_none());
         let Some(call) = call else { continue };
@@ -192,7 +200,7 @@ fn take(incoming: &mut Incoming, calls: &Calls) -> io::Result<()> {
             0 => Ok(Reply::new(payload.len(), |to| to.copy_from_slice(payload))),
             _ => Err(Failure::Broken),
         });
-        call.waker.take().map(Waker::wake);
+        call.wake();
     }
     Ok(())
 }
