@@ -156,6 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_are_those_of_the_page() {
+        let page = include_str!("../../../../docs/http_filter.md");
+        for (number, name) in NAMES.iter().enumerate().skip(1) {
+            assert!(page.contains(&format!("| {number} {name} |")), "{number} {name}");
+        }
+        for (number, method) in METHODS.iter().enumerate().skip(1) {
+            assert!(
+                page.contains(&format!(" {number} {method}")) || page.contains(&format!("\n{number} {method}")),
+                "{method}"
+            );
+        }
+    }
+
+    #[test]
     fn few_names_share_a_place() {
         let steps = |name: &&str| {
             let number = number(name.as_bytes());
