@@ -149,3 +149,84 @@ fn apply(headers: &mut HeaderMap, (name, value): (HeaderName, Option<HeaderValue
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::VERSION;
+    use crate::format::verdict::Draft;
+    use proptest::prelude::*;
+
+    fn reply(payload: &[u8]) -> Reply {
+        Reply::new(payload.len(), |to| to.copy_from_slice(payload))
+    }
+
+    fn drafted(draft: &Draft) -> Vec<u8> {
+        let mut payload = vec![0; draft.size()];
+        draft.write(&mut payload);
+        payload
+    }
+
+    fn parts() -> Parts {
+        Request::get("/").header("host", "h").header("x-a", "1").body(()).unwrap().into_parts().0
+    }
+
+    fn refused(draft: &Draft) -> bool {
+        let mut parts = parts();
+        let before = parts.headers.clone();
+        carry_out(&reply(&drafted(draft)), &mut parts).is_err() && parts.headers == before
+    }
+
+    #[test]
+    fn what_is_not_the_filters_business_is_refused() {
+        let mut draft = Draft::default();
+        for name in ["content-length", "transfer-encoding", "connection", "upgrade", "no name", ""] {
+            draft.rewrite();
+            draft.remove(b"x-a");
+            draft.set(name.as_bytes(), b"1");
+            assert!(refused(&draft), "{name}");
+        }
+        draft.rewrite();
+        draft.set(b"x-a", b"2\r\nx-b: 3");
+        assert!(refused(&draft));
+        for status in [0, 100, 101, 199, 600, 1000] {
+            draft.answer(status, &[b"body"]);
+            assert!(refused(&draft), "{status}");
+            draft.block(status);
+            assert!(refused(&draft), "{status}");
+        }
+        draft.block(200);
+        assert!(refused(&draft));
+        draft.rewrite();
+        (0..=MAX_HEADERS).for_each(|_| draft.set(b"x-a", b"2"));
+        assert!(refused(&draft));
+    }
+
+    proptest! {
+        /// Whatever a filter writes: a verdict is carried out, or nothing happens.
+        #[test]
+        fn spoilt_verdicts_change_nothing(
+            kind in 0u8..4,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            len: prop::sample::Index,
+        ) {
+            let mut draft = Draft::default();
+            draft.answer(200, &[b"some text"]);
+            draft.set(b"x-a", b"2");
+            draft.remove(b"x-b");
+            draft.set(b"x-filtered-by", b"me");
+            let mut payload = drafted(&draft);
+            for (at, byte) in changes {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+            payload[..2].copy_from_slice(&[VERSION, kind]);
+            payload.truncate(len.index(payload.len() + 1));
+            let mut parts = parts();
+            let before = parts.headers.clone();
+            if carry_out(&reply(&payload), &mut parts).is_err() {
+                prop_assert_eq!(parts.headers, before);
+            }
+        }
+    }
+}
