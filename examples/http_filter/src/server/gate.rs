@@ -9,10 +9,11 @@ use crate::format::request::{Outgoing, View};
 use crate::format::verdict::Draft;
 use crate::policy;
 use crate::transport::{Failure, Filter, Reply};
+use busway::Deadline;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Where requests are judged.
@@ -98,18 +99,18 @@ impl Gate {
     }
 
     async fn ask(&self, request: &Outgoing<'_>) -> Result<Reply, Failure> {
-        let start = Instant::now();
+        let until = Deadline::after(self.deadline);
         let mut left = self.deadline;
         loop {
             let filter = self.filter.borrow().clone();
             let dead = match filter {
                 None => None,
-                Some(filter) => match filter.judge(request, left).await {
+                Some(filter) => match filter.judge(request, until, left).await {
                     Err(Failure::Died) => Some(filter),
                     verdict => return verdict,
                 },
             };
-            left = self.deadline.saturating_sub(start.elapsed());
+            left = until.remaining().unwrap_or_default();
             if self.fail == Fail::Open || left.is_zero() {
                 return Err(Failure::Died);
             }
@@ -117,7 +118,7 @@ impl Gate {
                 count(&self.counters.again);
             }
             self.next(dead, left).await?;
-            left = self.deadline.saturating_sub(start.elapsed());
+            left = until.remaining().unwrap_or_default();
         }
     }
 

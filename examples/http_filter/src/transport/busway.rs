@@ -30,8 +30,8 @@ impl Filter {
         Ok(Self { process, gone: Notify::new() })
     }
 
-    pub async fn judge(&self, request: &Outgoing<'_>, left: Duration) -> Result<Reply, Failure> {
-        let verdict = self.call(request, left.into()).await;
+    pub async fn judge(&self, request: &Outgoing<'_>, until: Deadline) -> Result<Reply, Failure> {
+        let verdict = self.call(request, until).await;
         verdict.map_err(|error| {
             if self.process.is_closed() {
                 self.gone.notify_one();
@@ -40,10 +40,10 @@ impl Filter {
         })
     }
 
-    async fn call(&self, request: &Outgoing<'_>, deadline: Deadline) -> busway::Result<Reply> {
-        let mut loan = self.process.loan_async(request.size(), deadline).await?;
+    async fn call(&self, request: &Outgoing<'_>, until: Deadline) -> busway::Result<Reply> {
+        let mut loan = self.process.loan_async(request.size(), until).await?;
         request.write(&mut loan);
-        let verdict = self.process.call_async(JUDGE, loan, deadline).await?;
+        let verdict = self.process.call_async(JUDGE, loan, until).await?;
         Ok(Reply::new(verdict.len(), |to| verdict.bytes().copy_to(to)))
     }
 

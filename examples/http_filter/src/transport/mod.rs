@@ -4,6 +4,7 @@ mod busway;
 mod uds;
 
 use crate::format::request::Outgoing;
+use ::busway::Deadline;
 use bytes::Bytes;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -106,14 +107,14 @@ impl Filter {
         Ok(Self { way, answered: AtomicU64::new(0), hung: Notify::new() })
     }
 
-    /// Has the filter judge a request, which may take as long as `left`.
+    /// Has the filter judge a request until a point in time, which is `left` away: whichever of the two the way has use for.
     ///
     /// # Errors
     /// Why there is no verdict.
-    pub async fn judge(&self, request: &Outgoing<'_>, left: Duration) -> Result<Reply, Failure> {
+    pub async fn judge(&self, request: &Outgoing<'_>, until: Deadline, left: Duration) -> Result<Reply, Failure> {
         let before = self.answered.load(Ordering::Relaxed);
         let reply = match &self.way {
-            Way::Busway(filter) => filter.judge(request, left).await,
+            Way::Busway(filter) => filter.judge(request, until).await,
             Way::Uds(filter) => filter.judge(request, left).await,
         };
         match reply {
