@@ -15,6 +15,10 @@ pub struct Filter {
     gone: Notify,
 }
 
+/// How long the server looks for a verdict while it has nothing else to do. Then it sleeps: the filter, and above all the
+/// client, need the CPU more.
+const SPIN: Duration = Duration::from_micros(5);
+
 /// Enough for a call of each of 1,000 connections, most of them short.
 fn geometry() -> Geometry {
     let classes =
@@ -25,7 +29,8 @@ fn geometry() -> Geometry {
 impl Filter {
     /// Spawns a filter process. Within a tokio runtime.
     pub fn spawn(command: Command) -> anyhow::Result<Self> {
-        let process = Host::new(Config::default().geometry(geometry()).idle(Idle::Park)).spawn(command)?;
+        let config = Config::default().geometry(geometry()).idle(Idle::Adaptive { spin: SPIN });
+        let process = Host::new(config).spawn(command)?;
         process.drive_on_tokio()?;
         Ok(Self { process, gone: Notify::new() })
     }
