@@ -8,7 +8,8 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 
 cargo build --release --examples
-cargo build --release -p worker_pool
+cargo build --release -p worker_pool -p http_filter
+cargo test --release -p http_filter
 
 # setsid: without it the program could still reach the terminal of whoever runs this by hand.
 for example in quickstart ring_spsc ring_mpmc; do
@@ -101,3 +102,56 @@ ln -s .. "$tree/a/up"
 same_as_sha256sum "$tree" "then killed"
 same_as_sha256sum "$tree/a/1" "^1 files, 1 bytes"
 same_as_sha256sum "$dir/no-files" "^0 files"
+
+# The way of a request over bash's own sockets: a check has no need of curl.
+http() {
+    local target=$1 header=${2:-x: y} answer
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf '%s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n%s\r\n\r\n' "GET $target" "$header" >&3
+    answer=$(timeout 30 tr -d '\r' <&3)
+    exec 3<&- 3>&-
+    printf '%s' "$answer"
+}
+
+# expect TEXT TARGET [HEADER]
+expect() {
+    local answer
+    answer=$(http "${@:2}")
+    [[ $answer == *"$1"* ]] || fail "http_filter $mode: ${*:2} has no '$1': $answer"
+}
+
+server=
+trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
+for mode in none inline busway uds; do
+    : >"$dir/server"
+    setsid "$bin/../http_filter" --filter "$mode" --listen 127.0.0.1:0 </dev/null >"$dir/server" 2>"$dir/server-errors" &
+    server=$!
+    port=
+    for _ in {1..300}; do
+        port=$(sed -n 's|^listening on http://127.0.0.1:||p' "$dir/server")
+        [[ -z $port ]] || break
+        sleep 0.1
+    done
+    [[ -n $port ]] || { cat "$dir/server-errors"; fail "http_filter $mode does not begin"; }
+
+    expect "GET /a, 0 bytes of body" /a
+    if [[ $mode != none ]]; then
+        expect "403 Forbidden" /admin
+        expect "200 OK" /admin "authorization: Bearer open-sesame"
+        expect "hello, somebody" /hello "user-agent: somebody"
+        expect "x-filtered-by: example" /headers
+        [[ $(http /headers "x-internal-a: b") != *x-internal* ]] || fail "http_filter $mode: x-internal-a passes"
+    fi
+    if [[ $mode == busway || $mode == uds ]]; then
+        kill -KILL "$(cat /proc/"$server"/task/*/children)"
+        # Not one request fails or passes by while the filter is replaced.
+        for _ in {1..20}; do
+            expect "x-filtered-by: example" /
+        done
+    fi
+    kill "$server"
+    wait "$server" || fail "http_filter $mode ends with $?"
+    server=
+    cat "$dir/server-errors"
+    echo "http_filter --filter $mode: as it should be"
+done
