@@ -231,6 +231,11 @@ fn calls_that_are_held_back_leave() {
 }
 
 #[test]
+fn calls_that_fill_a_cork_leave() {
+    CALLS.holds_against("tasks: a cork holds two", calls);
+}
+
+#[test]
 fn a_cork_is_pulled() {
     CALLS.fails("tasks: the cork stays", Failure::Deadlock, calls);
 }
