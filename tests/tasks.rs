@@ -15,7 +15,7 @@ use std::pin::pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-roles!(echo, holds, sends, async_echo, async_pool_worker, pool_worker);
+roles!(echo, holds, sends, async_echo, async_pool_worker, pool_worker, async_nested);
 
 const ECHO: u32 = 1;
 const HOLD: u32 = 2;
@@ -153,6 +153,20 @@ fn async_echo() {
         }
     };
     on(Runtime::Tokio, &link, join_all((0..8).map(|_| serve())));
+}
+
+/// Answers each call with what the other side answers to a call nested in it, by tasks that share few slots.
+fn async_nested() {
+    let link = attach();
+    let serve = async || {
+        while let Ok(request) = link.recv_async(Deadline::NEVER).await {
+            let echoed = request.call_async(ECHO, &request.to_vec(), SOON).await.expect("a nested call").to_vec();
+            let mut reply = request.loan_async(echoed.len()).await.expect("a slot");
+            reply.copy_from_slice(&echoed);
+            request.reply(reply).expect("answer");
+        }
+    };
+    on(Runtime::Tokio, &link, join_all((0..3).map(|_| serve())));
 }
 
 fn pool_worker() {
@@ -429,6 +443,53 @@ fn batches() {
                     next += 1;
                 }
             }
+        });
+        finish(plugin);
+    }
+}
+
+#[test]
+fn batches_are_sent_by_tasks() {
+    let _watchdog = watchdog();
+    for runtime in RUNTIMES {
+        for idle in IDLE_MODES {
+            let plugin = Setup::tiny(128, 3).idle(idle).spawn("echo");
+            on(runtime, &*plugin, async {
+                let mut batch = plugin.batch();
+                for n in 0..100 {
+                    let payload = bytes(n, [0, 20, 40, 100][n as usize % 4]);
+                    batch.send_async(ECHO, &payload, SOON).await.expect("send");
+                    let pending = batch.submit_async(ECHO, &payload, SOON).await.expect("submit");
+                    batch.flush();
+                    assert_eq!(pending.await.expect("a reply").to_vec(), payload);
+                }
+            });
+            assert_idle(&plugin);
+            finish(plugin);
+        }
+    }
+}
+
+#[test]
+fn nested_calls_and_replies_in_slots() {
+    let _watchdog = watchdog();
+    for runtime in RUNTIMES {
+        let plugin = Setup::tiny(128, 12).spawn("async_nested");
+        on(runtime, &*plugin, async {
+            let serve = async {
+                loop {
+                    let request = plugin.recv_async(SOON).await.expect("a nested call");
+                    let bytes = request.to_vec();
+                    request.reply(&bytes).expect("answer");
+                }
+            };
+            // Few enough to leave slots for what is nested in them.
+            let calls = async {
+                for n in 0..20 {
+                    join_all((0..5).map(|m| echoed(&plugin, n, 50 + n + m))).await;
+                }
+            };
+            smol::future::or(serve, calls).await;
         });
         finish(plugin);
     }

@@ -32,8 +32,8 @@ pub trait Bus: Driven {
     fn answer_in(&self, head: Head, slot: (NonNull<u8>, SlotId), len: usize, released: Option<SlotRef>) -> Result<()>;
     /// Answers a call without a payload.
     fn refuse(&self, head: Head, why: Refused, released: Option<SlotRef>) -> Result<()>;
-    /// Calls the other side on behalf of a call that is being served, and waits for the reply.
-    fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data>;
+    /// Calls the other side on behalf of a call that is being served. Does not wait for room.
+    fn submit_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket>;
     /// Waits for the reply of a call until its deadline, and takes it to where it will stay. Written if there is no error.
     fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()>;
     /// As `finish`, for a task that waits as `caller`.

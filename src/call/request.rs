@@ -1,11 +1,14 @@
 //! A call or an event that arrived.
 
-use super::{Bus, INLINE_REPLY, Loan, Message, Payload, Refused};
+use super::{Bus, INLINE_REPLY, Loan, Message, Payload, Pending, Refused};
 use crate::error::{Error, Result};
 use crate::slots::SlotRef;
+use crate::slots::arena::SlotId;
+use crate::tasks::{self, Kind, Waited, unless_full};
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::fmt;
+use core::ptr::NonNull;
 
 /// Codes of [`Error::Rejected`] that the bus itself uses. Your own are best kept below them.
 pub mod reject {
@@ -75,6 +78,12 @@ impl Head {
     }
 }
 
+/// A slot that was found.
+struct Found(Option<(NonNull<u8>, SlotId)>);
+
+// SAFETY: it is the future's that found it, wherever that runs.
+unsafe impl Send for Found {}
+
 impl<'a> Request<'a> {
     /// # Safety
     /// As [`Message::new`].
@@ -115,6 +124,25 @@ impl<'a> Request<'a> {
         let slot = self.message.hold().loan_reply(len, self.head.patience())?;
         // SAFETY: loaned just now, of this bus, for `len` bytes.
         Ok(unsafe { Loan::new(slot, len, self.message.hold().clone()) })
+    }
+
+    /// As [`loan`](Self::loan), for async code. A payload that does not fit the reply itself is best answered with it there, since
+    /// [`reply`](Self::reply) with bytes blocks while no slot is free.
+    ///
+    /// # Errors
+    /// As [`loan`](Self::loan).
+    pub async fn loan_async(&self, len: usize) -> Result<Loan<'a>> {
+        let bus = self.message.hold();
+        let slot = match (bus.loan_reply(len, None), self.head.patience()) {
+            (Err(Error::Full), Some(deadline)) => {
+                let look = || unless_full(bus.loan_reply(len, None).map(Found));
+                let found = tasks::wait(&**bus, Kind::Slots, u32::MAX, deadline, look);
+                found.await.map_err(Waited::refusal)??.0
+            }
+            (slot, _) => slot?,
+        };
+        // SAFETY: loaned just now, of this bus, for `len` bytes.
+        Ok(unsafe { Loan::new(slot, len, bus.clone()) })
     }
 
     /// Answers with a payload: bytes, copied once, or a loan.
@@ -187,12 +215,28 @@ impl<'a> Request<'a> {
         payload: impl Into<Payload<'p>>,
         deadline: impl Into<Deadline>,
     ) -> Result<Message<'_>> {
+        self.submit(method, payload.into(), deadline.into())?.wait()
+    }
+
+    fn submit(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Pending<'_>> {
         let Some((parent, _)) = self.head.call() else {
             return Err(Error::Unsupported { what: "a nested call from an event; use Link::call" });
         };
-        let data = self.message.hold().call_nested(parent, method, payload.into(), deadline.into())?;
-        // SAFETY: received over this bus, and nobody else has it.
-        Ok(unsafe { Message::new(data, self.message.hold().clone()) })
+        let hold = self.message.hold();
+        Ok(Pending::new(hold.submit_nested(parent, method, payload, deadline)?, hold.clone()))
+    }
+
+    /// As [`call`](Self::call), for async code.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_async<'p>(
+        &self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Message<'_>> {
+        self.submit(method, payload.into(), deadline.into())?.await
     }
 
     /// A nested call with typed payloads.

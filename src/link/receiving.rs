@@ -391,8 +391,8 @@ impl Bus for End {
         })
     }
 
-    fn call_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Data> {
-        self.finish_call(&self.nested(parent, method, payload, deadline)?)
+    fn submit_nested(&self, parent: u32, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
+        self.nested(parent, method, payload, deadline)
     }
 
     fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {

@@ -607,7 +607,7 @@ impl<'a> Batch<'a> {
     }
 
     #[inline(always)]
-    fn push(
+    pub(super) fn push(
         &mut self,
         needs: Needs,
         method: u32,
@@ -661,7 +661,7 @@ impl<'a> Batch<'a> {
         if self.end.doubtful() {
             self.end.usable(false)?;
         }
-        if self.reserved as usize == self.len || (needs.kind == entry::CALL && self.cells_left == 0) {
+        if !self.has_room(needs) {
             self.reserve(needs, deadline, wait)?;
         }
         let cell = (needs.kind == entry::CALL).then(|| {
@@ -680,10 +680,20 @@ impl<'a> Batch<'a> {
         Ok(ticket)
     }
 
+    pub(super) fn end(&self) -> &'a End {
+        self.end
+    }
+
+    /// Whether there is an entry for one more request and, for a call, a cell.
+    #[inline(always)]
+    pub(super) fn has_room(&self, needs: Needs) -> bool {
+        self.reserved as usize > self.len && (needs.kind != entry::CALL || self.cells_left > 0)
+    }
+
     /// Makes sure of an entry for one more request and, for a call, of a cell; and of more, as far as there are, so that the
     /// next ones need no lock.
     #[cold]
-    fn reserve(&mut self, needs: Needs, deadline: Deadline, wait: bool) -> Result<()> {
+    pub(super) fn reserve(&mut self, needs: Needs, deadline: Deadline, wait: bool) -> Result<()> {
         let end = self.end;
         end.usable(false)?;
         let mut cell = None;

@@ -2,7 +2,7 @@
 
 use super::end::End;
 use super::receiving::Requests;
-use super::sending::Needs;
+use super::sending::{Batch, Needs};
 use super::{Link, words};
 use crate::call::{Bus, Ended, Loan, Message, Payload, Pending, Replying, Request, Stop, Ticket};
 use crate::error::{Error, Result};
@@ -19,6 +19,11 @@ use std::sync::Arc;
 /// Bits of [`Kind::Room`].
 const FOR_EVENT: u32 = 1;
 const FOR_CALL: u32 = 2;
+
+/// What to wait for in the line of [`Kind::Room`].
+fn room_for(needs: Needs) -> u32 {
+    if needs.is_call() { FOR_CALL } else { FOR_EVENT }
+}
 
 impl Driven for End {
     fn tasks(&self) -> &Tasks {
@@ -149,7 +154,7 @@ impl End {
         }
     }
 
-    async fn wait_task<R>(
+    pub(super) async fn wait_task<R>(
         &self,
         kind: Kind,
         bits: u32,
@@ -165,14 +170,14 @@ impl End {
         self.wait_task(Kind::Slots, 1 << class, deadline, tried).await
     }
 
-    async fn loan_async(&self, len: usize, deadline: Deadline) -> Result<Loan<'_>> {
+    pub(super) async fn loan_async(&self, len: usize, deadline: Deadline) -> Result<Loan<'_>> {
         self.slot_async(len, deadline, || self.loan(len, None)).await
     }
 
     /// Sends a request: an event, or a call.
     async fn send_async(&self, needs: Needs, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Ticket> {
         let len = payload.len();
-        let bits = if needs.is_call() { FOR_CALL } else { FOR_EVENT };
+        let bits = room_for(needs);
         let bytes = match payload {
             Payload::Loan(loan) if loan.in_slot() && len > words::INLINE_REQUEST => {
                 let held = Held { end: self, slot: Some(loan.into_slot(core::ptr::from_ref(self).cast())?) };
@@ -382,5 +387,64 @@ impl Link {
             return Err(Error::Forked);
         }
         tasks::drive_on_tokio(self.end.shared())
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// As [`send`](Self::send), for async code.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub async fn send_async<'p>(
+        &mut self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<()> {
+        self.push_async(Needs::EVENT, method, payload.into(), deadline.into()).await.map(drop)
+    }
+
+    /// As [`submit`](Self::submit), for async code.
+    ///
+    /// # Errors
+    /// As [`submit`](Self::submit).
+    pub async fn submit_async<'p>(
+        &mut self,
+        method: u32,
+        payload: impl Into<Payload<'p>>,
+        deadline: impl Into<Deadline>,
+    ) -> Result<Pending<'a>> {
+        let ticket = self.push_async(Needs::CALL, method, payload.into(), deadline.into()).await?;
+        Ok(Pending::new(ticket, self.end().hold()))
+    }
+
+    async fn push_async(
+        &mut self,
+        needs: Needs,
+        method: u32,
+        payload: Payload<'_>,
+        deadline: Deadline,
+    ) -> Result<Ticket> {
+        let end = self.end();
+        let payload = match payload {
+            Payload::Loan(loan) if loan.in_slot() => Payload::Loan(loan),
+            short if short.len() <= words::INLINE_REQUEST => short,
+            long => {
+                let mut loan = match end.loan(long.len(), None) {
+                    Err(Error::Full) => {
+                        // What is gathered may be what the other side has to see before it gives slots back.
+                        self.flush();
+                        end.loan_async(long.len(), deadline).await?
+                    }
+                    loan => loan?,
+                };
+                loan.copy_from_slice(long.as_ref());
+                Payload::Loan(loan)
+            }
+        };
+        if !self.has_room(needs) {
+            end.wait_task(Kind::Room, room_for(needs), deadline, || self.reserve(needs, deadline, false)).await?;
+        }
+        self.push(needs, method, payload, deadline, false)
     }
 }

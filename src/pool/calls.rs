@@ -289,7 +289,7 @@ impl Bus for Seat {
         })
     }
 
-    fn call_nested(&self, _parent: u32, _method: u32, _payload: Payload<'_>, _deadline: Deadline) -> Result<Data> {
+    fn submit_nested(&self, _parent: u32, _method: u32, _payload: Payload<'_>, _: Deadline) -> Result<Ticket> {
         Err(Error::Unsupported { what: "a call nested in a request of a pool; call one of its queues" })
     }
 
