@@ -209,14 +209,26 @@ fn a_set_drives_the_tasks_of_its_links() {
 fn a_dead_peer_is_told_of() {
     let _watchdog = watchdog();
     let set = LinkSet::new().expect("a set");
-    let mut plugin = Setup::default().idle("spin").spawn("echo");
+    let plugin = Setup::default().idle("spin").spawn("echo");
     let other = Setup::default().spawn("echo");
     let token = set.insert(&plugin).expect("its first set");
     set.insert(&other).expect("its first set");
     assert!(matches!(set.recv(Duration::from_millis(2)), Err(Error::Timeout { .. })));
-    plugin.kill().expect("killed");
-    let (dead, how) = set.recv(Deadline::NEVER).expect("how it ended");
-    assert!(dead == token && matches!(how, Err(Error::PeerDied { .. })));
+    thread::scope(|scope| {
+        // A task that waits for the link hears of it too.
+        let link: &Link = &plugin;
+        let task = scope.spawn(|| smol::block_on(link.recv_async(SOON)).map(drop));
+        until("the task waits", || !matches!(set.recv(Duration::from_millis(20)), Ok(_)));
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(plugin.id() as i32).expect("a pid"),
+            rustix::process::Signal::KILL,
+        )
+        .expect("killed");
+        let (dead, how) = set.recv(Deadline::NEVER).expect("how it ended");
+        assert!(dead == token && matches!(how, Err(Error::PeerDied { .. })));
+        let told = task.join().expect("a task");
+        assert!(matches!(told, Err(Error::PeerDied { .. })), "{told:?}");
+    });
     until("the other one is in the set", || set.len() == 1);
     other.shut_down(SOON).expect("reaped");
     assert!(matches!(set.recv(SOON), Ok((_, Err(Error::Closed)))));

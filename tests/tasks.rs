@@ -568,6 +568,43 @@ fn one_driver_at_a_time_and_always_one() {
 }
 
 #[test]
+fn drivers_go_with_their_links() {
+    let _watchdog = watchdog();
+    let open = || std::fs::read_dir("/proc/self/fd").expect("our descriptors").count();
+    for runtime in RUNTIMES {
+        let round = || {
+            let plugin = Setup::default().spawn("echo");
+            // Asleep by now.
+            let nothing = async |plugin: &Link| drop(plugin.recv_async(Duration::from_millis(2)).await.map(drop));
+            match runtime {
+                Runtime::Tokio => {
+                    // The runtime outlives the link.
+                    let runtime =
+                        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+                    runtime.block_on(async {
+                        plugin.on_tokio();
+                        nothing(&plugin).await;
+                        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                        assert_eq!(tasks, 1);
+                        finish(plugin);
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                        let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+                        assert_eq!(tasks, 0, "its driver has ended");
+                    });
+                    return;
+                }
+                _ => on(runtime, &*plugin, nothing(&plugin)),
+            }
+            finish(plugin);
+        };
+        round();
+        let before = open();
+        (0..10).for_each(|_| round());
+        until("nothing is left of the links", || open() <= before);
+    }
+}
+
+#[test]
 fn an_end_without_a_descriptor_is_an_error() {
     let (host, plugin) = Link::pair(&Setup::default().config()).expect("a pair");
     assert!(matches!(smol::block_on(host.call_async(ECHO, b"", SOON)), Err(Error::Unsupported { .. })));

@@ -140,8 +140,11 @@ impl<'a> Future for Replying<'a> {
 impl Drop for Replying<'_> {
     #[inline]
     fn drop(&mut self) {
+        let Pending { ticket, hold } = &self.pending;
         // Before the call is given up: its place may be another call's then.
-        self.caller.leave(&*self.pending.hold, self.pending.ticket.cell());
+        if ticket.call != Ticket::NONE.call && !hold.forked() {
+            self.caller.leave(&**hold, ticket.cell());
+        }
     }
 }
 

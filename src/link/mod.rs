@@ -363,6 +363,9 @@ impl AsFd for Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.close(Deadline::from_nanos(1));
+        if let Some(tasks) = self.end.tasks.get().filter(|_| !self.end.forked()) {
+            tasks.dismiss();
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::Link;
 use super::end::End;
 use crate::call::{Request, Stop};
 use crate::error::{Error, Result};
-use crate::sync::{self, ForkGuard, Mutex};
+use crate::sync::{self, AtomicU32, ForkGuard, Mutex, Ordering, fence};
 use crate::tasks::{self, Driven, Kind, Pace, Tasks, Turn, Waited, What};
 use crate::wake::{Deadline, Timer};
 use core::mem::MaybeUninit;
@@ -21,7 +21,8 @@ use std::sync::{Arc, OnceLock, Weak};
 /// quiet for as long as its [`Idle`](crate::Idle) spins is left to its descriptor until the other side rings. The set drives the links' [async
 /// tasks](Link::call_async) too, as long as somebody receives from it.
 ///
-/// A link is in one set, and has no other driver or event loop. The set does not own it: dropping the link takes it out.
+/// A link is in one set, and has no other driver or event loop. The set does not own it: dropping the link takes it out, as soon as somebody
+/// receives.
 ///
 /// ```no_run
 /// use busway::{Deadline, LinkSet, Listener};
@@ -59,6 +60,8 @@ struct Inner {
     /// Wakes who sleeps, for what happens in this process.
     nudge: OwnedFd,
     state: Mutex<State>,
+    /// Threads that sleep in [`LinkSet::recv`], or are about to.
+    sleepers: AtomicU32,
     tasks: OnceLock<Box<Tasks>>,
     timer: Timer,
     guard: ForkGuard,
@@ -95,6 +98,7 @@ impl LinkSet {
             epoll,
             nudge,
             state: Mutex::default(),
+            sleepers: AtomicU32::new(0),
             tasks: OnceLock::new(),
             timer: Timer::new(TIMER),
             guard,
@@ -166,11 +170,14 @@ impl LinkSet {
             if deadline.has_passed() {
                 return Err(Stop::Deadline.refusal());
             }
+            self.inner.sleepers.fetch_add(1, Ordering::Relaxed);
+            fence(Ordering::SeqCst);
             if self.inner.state.lock().awake.is_empty() {
                 self.inner.wait(deadline);
             } else {
                 sync::spin_loop();
             }
+            self.inner.sleepers.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -198,6 +205,9 @@ impl LinkSet {
     ///
     /// # Errors
     /// As [`Link::drive_on_tokio`].
+    ///
+    /// # Panics
+    /// If the runtime has no I/O driver.
     #[cfg(feature = "tokio")]
     pub fn drive_on_tokio(&self) -> Result<()> {
         if self.inner.guard.forked() {
@@ -241,6 +251,9 @@ impl Drop for LinkSet {
         let links = core::mem::take(&mut state.links);
         drop(state);
         links.values().for_each(|end| end.tasks().unclaim(&**end));
+        if let Some(tasks) = self.inner.tasks.get() {
+            tasks.dismiss();
+        }
     }
 }
 
@@ -290,15 +303,34 @@ impl Inner {
             match turn {
                 Turn::Again => state.awake.push_back((token, end, pace)),
                 Turn::Sleep => {}
-                Turn::Over => drop(self.forget(&mut state, token)),
+                Turn::Over => {
+                    self.forget(&mut state, token);
+                    self.wake_tasks(state);
+                    // Its tasks are told how it ended.
+                    end.tasks().unclaim(&*end);
+                    return received.map(|received| (Token(token), received));
+                }
             }
             if let Some(received) = received {
+                let awake = !state.awake.is_empty();
                 self.wake_tasks(state);
+                if awake {
+                    self.leave_to_others();
+                }
                 return Some((Token(token), received));
             }
         }
         self.wake_tasks(state);
         None
+    }
+
+    /// Who receives goes off to serve what it has received: those who sleep look at the links that are awake.
+    fn leave_to_others(&self) {
+        fence(Ordering::SeqCst);
+        let task = self.tasks.get().is_some_and(|tasks| tasks.anyone(Kind::Requests) && tasks.is_asleep());
+        if task || self.sleepers.load(Ordering::Relaxed) > 0 {
+            self.nudge();
+        }
     }
 
     /// Wakes tasks of links, without the lock.
@@ -312,14 +344,14 @@ impl Inner {
         }
     }
 
-    /// Waits until a link that is asleep has something, or until `deadline`; takes in what it is.
-    fn wait(&self, deadline: Deadline) {
+    /// Waits until a link that is asleep has something, or until `deadline`; takes in what it is. Returns whether there may be more.
+    fn wait(&self, deadline: Deadline) -> bool {
         let limit = deadline
             .remaining()
             .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let mut events = [MaybeUninit::uninit(); 64];
         // Interrupted by a signal is like being woken for nothing.
-        let Ok((events, _)) = epoll::wait(&self.epoll, &mut events, limit.as_ref()) else { return };
+        let Ok((events, left)) = epoll::wait(&self.epoll, &mut events, limit.as_ref()) else { return false };
         for event in events {
             let token = event.data.u64();
             match token {
@@ -329,6 +361,10 @@ impl Inner {
                 }
                 TIMER => {
                     self.timer.take_in();
+                    // The driver does not see it any more.
+                    if let Some(tasks) = self.tasks.get() {
+                        tasks.wake_due();
+                    }
                     continue;
                 }
                 _ => {}
@@ -342,6 +378,7 @@ impl Inner {
                 state.awake.push_back((token, end, pace));
             }
         }
+        left.is_empty()
     }
 }
 
@@ -369,7 +406,8 @@ impl Driven for Inner {
     fn unmark(&self) {}
 
     fn take_in(&self) {
-        self.wait(Deadline::from_nanos(1));
+        // All of it: a reactor that was told of the first is not told of the others.
+        while self.wait(Deadline::from_nanos(1)) {}
     }
 
     fn ring_at(&self, at: Deadline) {

@@ -38,6 +38,13 @@ impl Driven for End {
         self.pull_cork();
     }
 
+    /// A slot may have come back with the reply of a call that was given up.
+    fn prepare(&self) {
+        if self.calls.any_given_up() && self.tasks().anyone(Kind::Slots) {
+            self.sweep_given_up(&mut self.tx.lock());
+        }
+    }
+
     #[inline(always)]
     fn has_reply(&self, place: u32) -> bool {
         self.theirs.cells.at(place).word.hint() == self.calls.generation(place)
@@ -48,9 +55,6 @@ impl Driven for End {
             Kind::Requests => u32::from(self.intake.ready(&self.intake_words())),
             Kind::Room => bits & self.room_bits(),
             Kind::Slots => {
-                if self.calls.any_given_up() {
-                    self.sweep_given_up(&mut self.tx.lock());
-                }
                 let classes = (0..self.ours.classes.len() as u8).filter(|class| bits >> class & 1 != 0);
                 // What is found goes back, for whoever is woken for it.
                 let there = |class: &u8| self.arena.loan(*class).map(|slot| self.arena.give_back(slot)).is_some();
@@ -369,7 +373,8 @@ impl Link {
     }
 
     /// The driver of this link's tasks, for a runtime whose reactor watches the link's [descriptor](AsFd): spawn it there. Without
-    /// one a thread of ours drives, which all links of the process share.
+    /// one a thread of ours drives, which all links of the process share. A driver blocks its thread for up to 100 ms when the other side
+    /// hangs up, as [`disarm`](Self::disarm) does.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if there is a driver already, of yours or ours. [`Error::Forked`].
@@ -380,7 +385,10 @@ impl Link {
     /// Lets the current tokio runtime drive this link's tasks.
     ///
     /// # Errors
-    /// As [`driver`](Self::driver); [`Error::Unsupported`] outside of a runtime, [`Error::Io`] if it has no reactor.
+    /// As [`driver`](Self::driver); [`Error::Unsupported`] outside of a runtime; [`Error::Io`].
+    ///
+    /// # Panics
+    /// If the runtime has no I/O driver.
     #[cfg(feature = "tokio")]
     pub fn drive_on_tokio(&self) -> Result<()> {
         if self.end.forked() {

@@ -12,6 +12,7 @@ use crate::sync::{Mutex, Ordering, PeerWord};
 use crate::tasks::{self, Driven, Driver, Kind, Readable, Tasks, Waited, What, unless_full};
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::num::NonZeroU32;
 use core::time::Duration;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -64,6 +65,7 @@ impl Driven for Seat {
 
     fn unmark(&self) {
         self.unpark_loop();
+        self.hand_on_unwanted();
     }
 
     fn take_in(&self) {
@@ -94,9 +96,9 @@ impl Driven for Seat {
         self.descriptor()
     }
 
-    fn deserted(&self, kind: Kind) {
-        if kind == Kind::Requests && self.owes() {
-            self.pay();
+    fn left(&self, kind: Kind) {
+        if kind == Kind::Requests {
+            self.hand_on_unwanted();
         }
     }
 
@@ -146,6 +148,17 @@ impl<'a> Held<'a> {
 }
 
 impl Seat {
+    /// Hands on what this process was woken for and no task of it waits for.
+    fn hand_on_unwanted(&self) {
+        if !self.owes() {
+            return;
+        }
+        let unwanted = !self.tasks().wanted(Kind::Requests);
+        if let Some(bits) = NonZeroU32::new(self.owes.fetch_and(!unwanted, Ordering::Relaxed) & unwanted) {
+            self.hand_on(parking::Rows { kind: parking::Kind::Requests, bits });
+        }
+    }
+
     async fn wait_task<R>(
         &self,
         kind: Kind,

@@ -88,6 +88,8 @@ pub trait Driven: Send + Sync {
     }
     /// Whether the reply to the call at this place has come.
     fn has_reply(&self, place: u32) -> bool;
+    /// Before [`has`](Self::has) is asked, without a lock held.
+    fn prepare(&self) {}
     /// Of `bits`, those for which there may be something in this line.
     fn has(&self, kind: Kind, bits: u32) -> u32;
     /// Sets the mark of an event loop, or renews it: the next publication rings the descriptor. What it is set for may be all
@@ -112,8 +114,8 @@ pub trait Driven: Send + Sync {
     /// # Errors
     /// There is none.
     fn events(&self) -> Result<BorrowedFd<'_>>;
-    /// Somebody who may have been woken for this has left the line, and nobody is left in it.
-    fn deserted(&self, kind: Kind) {
+    /// Somebody who may have been woken for this has left the line.
+    fn left(&self, kind: Kind) {
         let _ = kind;
     }
     /// The same bus, owned.
@@ -138,6 +140,8 @@ pub struct Tasks {
     /// Requests may be held back until the driver's next turn.
     corked: AtomicBool,
     driven: AtomicBool,
+    /// Our thread has driven it.
+    adopted: AtomicBool,
     /// The driver waits for the descriptor.
     asleep: AtomicBool,
     driver: Mutex<Sleeper>,
@@ -164,6 +168,7 @@ impl Tasks {
             spins: AtomicU32::new(0),
             corked: AtomicBool::new(false),
             driven: AtomicBool::new(false),
+            adopted: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
             driver: Mutex::default(),
         }
@@ -189,11 +194,37 @@ impl Tasks {
     pub fn unclaim(&self, bus: &(impl Driven + ?Sized)) {
         let sleeper = core::mem::take(&mut *self.driver.lock());
         drop(sleeper);
+        bus.unmark();
         self.asleep.store(true, Ordering::SeqCst);
         self.driven.store(false, Ordering::Release);
+        // A task that leaves its waker from here on sees that there is no driver, or else this sees it.
+        fence(Ordering::SeqCst);
         self.uncork(bus);
         let mut woken = Vec::new();
         self.wake_all(&mut woken);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// The bus is about to go, and its descriptor with it, which then wakes nobody: the driver finds that out now.
+    pub fn dismiss(&self) {
+        if let Some(driver) = self.take_sleeper() {
+            driver.wake();
+        }
+        #[cfg(not(busway_loom))]
+        if self.adopted.load(Ordering::Acquire) {
+            reactor::sweep();
+        }
+    }
+
+    /// Whether the driver waits for the descriptor.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::SeqCst)
+    }
+
+    /// Wakes those whose time has passed.
+    pub fn wake_due(&self) {
+        let mut woken = Vec::new();
+        self.expire(sync::now(), &mut woken);
         woken.into_iter().for_each(Waker::wake);
     }
 
@@ -286,7 +317,8 @@ impl Tasks {
     fn adopt(&self, bus: &(impl Driven + ?Sized)) -> Result<()> {
         #[cfg(not(busway_loom))]
         if !self.driven.swap(true, Ordering::AcqRel) {
-            return reactor::adopt(bus.shared()).inspect_err(|_| self.driven.store(false, Ordering::Release));
+            self.adopted.store(true, Ordering::Release);
+            return reactor::adopt(bus.shared()).inspect_err(|_| self.unclaim(bus));
         }
         let _ = bus;
         Ok(())
@@ -295,6 +327,7 @@ impl Tasks {
     /// Looks for everybody: takes out the wakers of those for whom there may be something. Returns whether there are any.
     fn dispatch(&self, bus: &(impl Driven + ?Sized), woken: &mut Vec<Waker>) -> bool {
         let before = woken.len();
+        bus.prepare();
         self.replies.take(|place| bus.has_reply(place), woken);
         for kind in KINDS {
             let line = &self.lines[kind as usize];
@@ -492,6 +525,10 @@ impl Caller {
             Spun::Wait => {}
         }
         if let Err(stop) = bus.stopped(deadline) {
+            // It may have taken others with it that were held back.
+            if core::mem::take(&mut self.untold) {
+                bus.tell(false);
+            }
             self.leave(bus, place);
             // What was published before the end still counts.
             return Poll::Ready(look().ok_or(Waited::Stopped(stop)));
@@ -637,9 +674,8 @@ impl<B: Driven + ?Sized> Place<'_, B> {
         }
         let line = &tasks.lines[self.kind as usize];
         line.leave(core::mem::take(&mut self.id));
-        if line.len() == 0 {
-            self.bus.deserted(self.kind);
-        } else if !mutant("tasks: nothing handed on") {
+        self.bus.left(self.kind);
+        if line.len() > 0 && !mutant("tasks: nothing handed on") {
             let mut woken = None;
             line.notify_one(|bits| self.bus.has(self.kind, bits), |waker| woken = Some(waker));
             if let Some(waker) = woken {

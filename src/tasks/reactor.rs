@@ -17,9 +17,16 @@ static REACTOR: Mutex<Option<(ForkGuard, Arc<Reactor>)>> = Mutex::new(None);
 
 struct Reactor {
     epoll: OwnedFd,
-    /// Says that there are new buses.
+    /// Says that there are new buses, or that some may have gone.
     nudge: OwnedFd,
-    new: Mutex<Vec<Bus>>,
+    new: Mutex<New>,
+}
+
+/// Buses that the thread has not seen yet, and the last token that was given away.
+#[derive(Default)]
+struct New {
+    buses: Vec<(u64, Bus)>,
+    last: u64,
 }
 
 struct Bus {
@@ -46,9 +53,23 @@ pub fn adopt(bus: Arc<dyn Driven>) -> Result<()> {
             &reactor.insert((guard, Reactor::start()?)).1
         }
     };
-    reactor.new.lock().unwrap_or_else(PoisonError::into_inner).push(Bus { bus: Arc::downgrade(&bus), fd });
-    let _ = rustix::io::write(&reactor.nudge, &1u64.to_ne_bytes());
+    let mut new = reactor.new.lock().unwrap_or_else(PoisonError::into_inner);
+    new.last += 1;
+    let token = new.last;
+    epoll::add(&reactor.epoll, &fd, epoll::EventData::new_u64(token), EventFlags::IN)
+        .map_err(Error::io("watch a bus"))?;
+    new.buses.push((token, Bus { bus: Arc::downgrade(&bus), fd }));
+    drop(new);
+    reactor.nudge();
     Ok(())
+}
+
+/// A bus may be about to go.
+pub fn sweep() {
+    let reactor = REACTOR.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, reactor)) = reactor.as_ref().filter(|(guard, _)| !guard.forked()) {
+        reactor.nudge();
+    }
 }
 
 impl Reactor {
@@ -68,7 +89,7 @@ impl Reactor {
         let mut buses = BTreeMap::new();
         let mut awake: Vec<(u64, Pace)> = Vec::new();
         let mut woken = Vec::new();
-        let (mut last, mut looks) = (NUDGE, 0u32);
+        let mut looks = 0u32;
         loop {
             if awake.is_empty() || looks.is_multiple_of(LOOKS) {
                 let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -77,7 +98,7 @@ impl Reactor {
                 let ready = epoll::wait(&self.epoll, &mut events, if awake.is_empty() { None } else { Some(&now) });
                 for event in ready.map_or(&mut [][..], |(ready, _)| ready) {
                     match event.data.u64() {
-                        NUDGE => self.welcome(&mut buses, &mut last, &mut awake),
+                        NUDGE => self.welcome(&mut buses, &mut awake),
                         token => self.wake(&mut buses, token, &mut awake),
                     }
                 }
@@ -96,16 +117,20 @@ impl Reactor {
         }
     }
 
-    /// Takes in new buses, which are awake at first.
-    fn welcome(&self, buses: &mut BTreeMap<u64, Bus>, last: &mut u64, awake: &mut Vec<(u64, Pace)>) {
+    fn nudge(&self) {
+        let _ = rustix::io::write(&self.nudge, &1u64.to_ne_bytes());
+    }
+
+    /// Takes in new buses, and looks at all once: one that is about to go closes its descriptor, which then wakes nobody.
+    fn welcome(&self, buses: &mut BTreeMap<u64, Bus>, awake: &mut Vec<(u64, Pace)>) {
         let _ = rustix::io::read(&self.nudge, &mut [0; 8]);
-        for bus in self.new.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            *last += 1;
-            // A bus that cannot be watched is looked at as long as it is awake, and its tasks' deadlines end them.
-            let _ = epoll::add(&self.epoll, &bus.fd, epoll::EventData::new_u64(*last), EventFlags::IN);
-            buses.insert(*last, bus);
-            self.wake(buses, *last, awake);
-        }
+        let new = core::mem::take(&mut self.new.lock().unwrap_or_else(PoisonError::into_inner).buses);
+        let tokens: Vec<_> = new.iter().map(|(token, _)| *token).collect();
+        buses.extend(new);
+        let gone: Vec<_> =
+            buses.iter().filter(|(_, bus)| bus.bus.strong_count() == 0).map(|(token, _)| *token).collect();
+        gone.into_iter().for_each(|token| self.forget(buses, token));
+        tokens.into_iter().for_each(|token| self.wake(buses, token, awake));
     }
 
     fn wake(&self, buses: &mut BTreeMap<u64, Bus>, token: u64, awake: &mut Vec<(u64, Pace)>) {

@@ -1,16 +1,14 @@
 //! Sockets, epoll instances and a timer.
 
 use crate::error::{Error, Result};
-use crate::sync::{self, AtomicBool, AtomicU32, AtomicU64, Ordering, PeerWord};
+use crate::sync::{self, AtomicBool, AtomicU32, Mutex, Ordering, PeerWord};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use rustix::event::epoll::EventFlags;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, epoll, eventfd, poll};
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::OnceLock;
 
 /// What to wait on, for everything that can happen to one end of a link.
 ///
@@ -36,9 +34,15 @@ pub struct Doorbell {
 #[derive(Debug)]
 pub struct Timer {
     token: u64,
-    fd: OnceLock<OwnedFd>,
-    /// When; `u64::MAX` for never.
-    at: AtomicU64,
+    set: Mutex<Set>,
+}
+
+/// What a timer is set to.
+#[derive(Debug)]
+struct Set {
+    fd: Option<OwnedFd>,
+    /// When it rings; `u64::MAX` for never.
+    at: u64,
 }
 
 /// An epoll instance and its own nudge.
@@ -91,7 +95,7 @@ impl Watch {
 impl Timer {
     /// One that is not set, and is told by this token.
     pub fn new(token: u64) -> Self {
-        Self { token, fd: OnceLock::new(), at: AtomicU64::new(u64::MAX) }
+        Self { token, set: Mutex::new(Set { fd: None, at: u64::MAX }) }
     }
 
     /// Makes `epoll` readable at this point, or before it. Always the same one.
@@ -99,41 +103,37 @@ impl Timer {
     /// # Errors
     /// What the system says.
     pub fn ring_at(&self, epoll: &OwnedFd, at: Deadline) -> Result<()> {
-        match at.until() {
-            // It rings before that, if at all.
-            None => Ok(()),
-            Some(at) if self.at.fetch_min(at, Ordering::AcqRel) <= at => Ok(()),
-            Some(at) => self.set(epoll, at),
+        let Some(at) = at.until() else { return Ok(()) };
+        let mut set = self.set.lock();
+        if set.at <= at {
+            return Ok(()); // it rings before that
         }
-    }
-
-    /// It has rung.
-    pub fn take_in(&self) {
-        self.at.store(u64::MAX, Ordering::Release);
-        if let Some(fd) = self.fd.get() {
-            let _ = rustix::io::read(fd, &mut [0; 8]);
-        }
-    }
-
-    #[cold]
-    fn set(&self, epoll: &OwnedFd, at: u64) -> Result<()> {
-        let fd = match self.fd.get() {
+        let fd = match set.fd.take() {
             Some(fd) => fd,
             None => {
                 let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
                 let fd = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(Error::io("create a timer"))?;
-                let fd = self.fd.get_or_init(|| fd);
-                let added = epoll::add(epoll, fd, epoll::EventData::new_u64(self.token), EventFlags::IN);
-                match added {
-                    Ok(()) | Err(Errno::EXIST) => fd,
-                    Err(error) => return Err(Error::io("watch a timer")(error)),
-                }
+                epoll::add(epoll, &fd, epoll::EventData::new_u64(self.token), EventFlags::IN)
+                    .map_err(Error::io("watch a timer"))?;
+                fd
             }
         };
-        let at = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
-        timerfd_settime(fd, TimerfdTimerFlags::ABSTIME, &once).map_err(Error::io("set a timer"))?;
+        let time = Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
+        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: time };
+        let result = timerfd_settime(&fd, TimerfdTimerFlags::ABSTIME, &once);
+        set.fd = Some(fd);
+        result.map_err(Error::io("set a timer"))?;
+        set.at = at;
         Ok(())
+    }
+
+    /// It has rung.
+    pub fn take_in(&self) {
+        let mut set = self.set.lock();
+        set.at = u64::MAX;
+        if let Some(fd) = &set.fd {
+            let _ = rustix::io::read(fd, &mut [0; 8]);
+        }
     }
 }
 
