@@ -2,7 +2,7 @@
 //!
 //! # Protocol
 //!
-//! A task that finds nothing leaves its waker: in the [`Line`] of what it waits for (requests, room, slots), or at the place of
+//! A task that finds nothing leaves its waker: in the line of what it waits for (requests, room, slots), or at the place of
 //! its reply. One *driver* for each bus wakes them: a task of the user's runtime, or a thread of ours. While it is awake it
 //! looks in turn with them; asleep it waits for the bus's one descriptor, which the other side rings where it sees the *mark* of
 //! an event loop. The mark stands only while somebody waits, so a bus whose replies come within a poll rings nobody.
