@@ -141,6 +141,7 @@ pub struct Tasks {
     corked: AtomicBool,
     driven: AtomicBool,
     /// Our thread has driven it.
+    #[cfg(not(busway_loom))]
     adopted: AtomicBool,
     /// The driver waits for the descriptor.
     asleep: AtomicBool,
@@ -168,6 +169,7 @@ impl Tasks {
             spins: AtomicU32::new(0),
             corked: AtomicBool::new(false),
             driven: AtomicBool::new(false),
+            #[cfg(not(busway_loom))]
             adopted: AtomicBool::new(false),
             asleep: AtomicBool::new(true),
             driver: Mutex::default(),
