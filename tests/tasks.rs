@@ -5,7 +5,7 @@ mod common;
 use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Deadline, Error, Geometry, Link, Readable, SizeClass};
 use common::payload::bytes;
-use common::{IDLE_MODES, SOON, Setup, attach, finish, roles, serve, until, watchdog};
+use common::{IDLE_MODES, SOON, Setup, attach, emulated, finish, roles, serve, until, watchdog};
 use futures::future::{join, join_all};
 use smol::Async;
 use std::future::poll_fn;
@@ -300,7 +300,7 @@ fn deadlines_end_what_waits() {
     let _watchdog = watchdog();
     for runtime in RUNTIMES {
         let plugin = Setup::tiny(128, 2).spawn("holds");
-        let soon = Duration::from_millis(20);
+        let soon = Duration::from_millis(if emulated() { 1000 } else { 20 });
         on(runtime, &*plugin, async {
             let call = plugin.call_async(HOLD, &[1; 100], soon).await;
             assert!(matches!(call, Err(Error::Timeout { maybe_executed: true })));
@@ -685,7 +685,7 @@ fn pool_events_deadlines_drops_and_death() {
                 seen.sort_unstable();
                 assert!(seen.into_iter().eq(0..500));
 
-                let soon = Duration::from_millis(20);
+                let soon = Duration::from_millis(if emulated() { 1000 } else { 20 });
                 assert!(matches!(work.call_async(HOLD, b"", soon).await, Err(Error::Timeout { maybe_executed: true })));
                 assert!(matches!(back.recv_async(soon).await, Err(Error::Timeout { .. })));
                 for times in 0..4 {
