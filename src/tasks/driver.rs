@@ -14,7 +14,7 @@ use std::sync::{Arc, Weak};
 ///
 /// ```
 /// # struct Handle(std::os::fd::OwnedFd);
-/// # impl Handle { fn poll_readable(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> { todo!() } }
+/// # impl Handle { fn poll_readable(&self, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> { std::task::Poll::Pending } }
 /// use std::task::{Context, Poll};
 ///
 /// /// As `async_io::Async` has it, on which smol and others build.
