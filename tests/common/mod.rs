@@ -5,6 +5,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod directory;
+pub mod figures;
 pub mod fork;
 pub mod payload;
 pub mod pipe;
