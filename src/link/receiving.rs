@@ -8,7 +8,7 @@ use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, c
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
-use crate::sync::{Ordering, demote, fence, mutant, prefetch_write};
+use crate::sync::{Ordering, fence, mutant, prefetch_write};
 use crate::tasks::{Caller, Kind};
 use crate::wake::{Deadline, HOW_BITS, Idle};
 use core::cell::Cell;
@@ -371,7 +371,7 @@ impl Bus for End {
         if lent {
             // Not one of many: the caller reads it next.
             if BATCH_OF.get() != ptr::from_ref(self) {
-                demote(base, len);
+                self.demote(base, len);
             }
         } else {
             self.unloan(slot);

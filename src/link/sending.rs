@@ -13,7 +13,7 @@ use crate::call::{Bus, Loan, Message, Payload, Pending, Replying, Stop, Ticket, 
 use crate::error::{Error, Result};
 use crate::ring::spsc::Producer;
 use crate::slots::arena::SlotId;
-use crate::sync::{MutexGuard, Ordering, demote, mutant};
+use crate::sync::{MutexGuard, Ordering, mutant};
 use crate::tasks::Driven;
 use crate::wake::{Deadline, Marks};
 use core::ptr::NonNull;
@@ -308,7 +308,7 @@ impl End {
         let carry = self.carry_copy(slot, bytes, needs);
         let sent = self.publish(needs, method, bytes.len(), deadline, wait, carry);
         if needs.alone {
-            demote(slot.0, bytes.len());
+            self.demote(slot.0, bytes.len());
         }
         sent.inspect_err(|_| self.unloan(slot.1))
     }
@@ -324,7 +324,7 @@ impl End {
     ) -> Result<Ticket> {
         let sent = self.publish(needs, method, len, deadline, wait, self.carry_slot(slot, len, needs));
         if needs.alone {
-            demote(base, len);
+            self.demote(base, len);
         }
         sent.inspect_err(|_| self.unloan(slot))
     }

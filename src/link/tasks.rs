@@ -7,7 +7,6 @@ use super::{Link, words};
 use crate::call::{Bus, Ended, Loan, Message, Payload, Pending, Replying, Request, Stop, Ticket};
 use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
-use crate::sync::demote;
 use crate::tasks::{self, Driven, Driver, Kind, Readable, Tasks, Waited, What, unless_full};
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
@@ -136,7 +135,7 @@ impl Held<'_> {
         if let Some((base, _)) = self.slot.take()
             && !self.end.tasks().any()
         {
-            demote(base, len);
+            self.end.demote(base, len);
         }
     }
 }

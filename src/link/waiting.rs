@@ -4,7 +4,7 @@ use super::end::End;
 use super::intake::IntakeWords;
 use crate::call::{Stop, Ticket};
 use crate::sync::{self, AtomicU32, FutexWord, Ordering, mutant};
-use crate::wake::{Deadline, FUTEX_STAGE, HOW_BITS, How, Spot, starts_with_futex};
+use crate::wake::{Deadline, FUTEX_STAGE, HOW_BITS, How, Spin, Spot, starts_with_futex};
 use core::cell::Cell;
 use core::time::Duration;
 
@@ -22,8 +22,13 @@ impl End {
         recheck: Option<Duration>,
         mut look: impl FnMut() -> Option<R>,
     ) -> Result<(R, bool), Stop> {
-        let (turns, yields) =
-            if spin { self.spin.begin(&self.ours.control.cpu.0, &self.theirs.control.cpu.0) } else { (0, 0) };
+        let (ours, theirs) = (&self.ours.control.cpu.0, &self.theirs.control.cpu.0);
+        let (turns, yields) = if spin {
+            self.spin.begin(ours, theirs)
+        } else {
+            Spin::tell(ours);
+            (0, 0)
+        };
         let mut turn = 0;
         while turn < turns {
             if let Some(found) = look() {

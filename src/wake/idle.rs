@@ -60,12 +60,12 @@ impl Spin {
     /// Begins a wait: how many turns to spin, and how often to yield after them. `ours` is the word that tells the peer our
     /// CPU, `theirs` the one that tells us theirs (CPU + 1; 0 is unknown).
     pub fn begin(&self, ours: &AtomicU32, theirs: &PeerWord) -> (u32, u32) {
-        if !matches!(self.idle, Idle::Adaptive { .. }) {
+        if self.idle == Idle::Spin {
             return (self.full, 0);
         }
-        let cpu = sync::cpu() + 1;
-        if ours.load(Ordering::Relaxed) != cpu {
-            ours.store(cpu, Ordering::Relaxed);
+        let cpu = Self::tell(ours);
+        if !matches!(self.idle, Idle::Adaptive { .. }) {
+            return (0, 0);
         }
         if self.full == 0 || theirs.hint() == cpu {
             return (0, YIELDS);
@@ -77,6 +77,15 @@ impl Spin {
         let waits = self.waits.load(Ordering::Relaxed).wrapping_add(1);
         self.waits.store(waits, Ordering::Relaxed);
         (if waits.is_multiple_of(64) { self.full } else { turns }, 0)
+    }
+
+    /// Tells the peer our CPU, plus one, as a wait without spinning does.
+    pub fn tell(ours: &AtomicU32) -> u32 {
+        let cpu = sync::cpu() + 1;
+        if ours.load(Ordering::Relaxed) != cpu {
+            ours.store(cpu, Ordering::Relaxed);
+        }
+        cpu
     }
 
     /// As [`begin`](Self::begin), for who looks now and then in between: for how many nanoseconds.
