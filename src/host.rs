@@ -1,6 +1,9 @@
 //! The host's side of joining: spawn or listen, hand out the memory, seal it.
 
 use crate::config::Config;
+#[cfg(feature = "confine")]
+use crate::confine::Confinement;
+use crate::confine::Grade;
 use crate::error::{Error, Result};
 use crate::join::{self, Child, Credentials, Door, Refusal};
 use crate::link::{BellView, End, Link, Side, View};
@@ -29,18 +32,36 @@ use std::process::{Command, ExitStatus};
 pub struct Host {
     config: Config,
     patience: Duration,
+    #[cfg(feature = "confine")]
+    confinement: Option<Confinement>,
 }
 
 impl Host {
     /// A host that makes links with this configuration.
     pub fn new(config: Config) -> Self {
-        Self { config, patience: Duration::from_secs(10) }
+        Self {
+            config,
+            patience: Duration::from_secs(10),
+            #[cfg(feature = "confine")]
+            confinement: None,
+        }
     }
 
     /// How long a handshake may take: until a spawned child has attached, or a connected process has said what it must. 10
     /// seconds by default.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// Confines the plugins that this host [spawns](Self::spawn), so that they can do it no harm in other ways than over their
+    /// links either. For the feature `confine`.
+    ///
+    /// What the command itself does between `fork` and `exec` (`pre_exec`, `current_dir`) comes first, unconfined. Processes that
+    /// [connect](Self::listen) are not confined by this: they run already.
+    #[cfg(feature = "confine")]
+    pub fn confine(mut self, confinement: Confinement) -> Self {
+        self.confinement = Some(confinement);
         self
     }
 
@@ -52,13 +73,28 @@ impl Host {
     /// # Errors
     /// [`ChildExited`](crate::JoinError::ChildExited), [`NobodyInTime`](crate::JoinError::NobodyInTime) and the other reasons
     /// of [`JoinError`](crate::JoinError), in [`Error::Join`];
-    /// [`Error::VersionMismatch`]; I/O errors. The child is then killed and reaped.
+    /// [`Error::VersionMismatch`]; I/O errors. The child is then killed and reaped. [`Error::Unsupported`] if this system lacks
+    /// what it takes to confine it; then nothing is spawned.
     pub fn spawn(&self, command: Command) -> Result<Process> {
         self.config.geometry.check()?;
+        let (command, confined) = self.confined(command)?;
         let (link, child) = Child::spawn(command, self.patience, |guest, pidfd| {
-            Guest { config: self.config.clone(), guest }.join(Some(pidfd))
+            Guest { config: self.config.clone(), guest }.join(Some(pidfd), confined)
         })?;
         Ok(Process { link, child })
+    }
+
+    /// The command, and the grade that its process will have if it is to be confined.
+    #[cfg(feature = "confine")]
+    fn confined(&self, mut command: Command) -> Result<(Command, Option<Grade>)> {
+        let grade = self.confinement.as_ref().map(|confinement| confinement.apply(&mut command)).transpose()?;
+        Ok((command, grade))
+    }
+
+    /// Nobody is to be confined.
+    #[cfg(not(feature = "confine"))]
+    fn confined(&self, command: Command) -> Result<(Command, Option<Grade>)> {
+        Ok((command, None))
     }
 
     /// Listens on a Unix socket at `path` for processes that connect. The file is removed when the listener is dropped; one
@@ -166,7 +202,7 @@ impl Guest {
     /// # Errors
     /// The reasons of [`JoinError`](crate::JoinError), in [`Error::Join`]; I/O errors. The process is told that it failed.
     pub fn admit(self) -> Result<Link> {
-        self.join(None)
+        self.join(None, None)
     }
 
     /// Tells the process that it is not admitted: it gets [`JoinError::Refused`](crate::JoinError::Refused).
@@ -174,10 +210,11 @@ impl Guest {
         self.guest.refuse(Refusal::Policy);
     }
 
-    /// `spawned` is the pidfd of the child that was spawned, which may be another process than the one that attached.
-    fn join(self, spawned: Option<OwnedFd>) -> Result<Link> {
-        let made = self.hand_out().inspect_err(|_| self.guest.refuse(Refusal::Failed));
-        let (ours, theirs, bells, doorbell) = made?;
+    /// `spawned` is the pidfd of the child that was spawned, which may be another process than the one that attached;
+    /// `confined` is the child's grade, if it was.
+    fn join(self, spawned: Option<OwnedFd>, confined: Option<Grade>) -> Result<Link> {
+        let made = self.hand_out().and_then(|made| Ok((made, self.grade(confined)?)));
+        let ((ours, theirs, bells, doorbell), grade) = made.inspect_err(|_| self.guest.refuse(Refusal::Failed))?;
         let Self { config, guest } = self;
         let (socket, identity) = guest.go()?;
         let mut watched = vec![identity.pidfd];
@@ -186,7 +223,19 @@ impl Guest {
         watched.push(socket.into_fd());
         let doorbell = Doorbell::new(doorbell, watched)?;
         let end = End::new(ours, theirs, bells, Some(doorbell), pidfds, config.options(Side::Host));
-        Ok(Link::new(end, identity.credentials))
+        Ok(Link::new(end, identity.credentials, grade))
+    }
+
+    /// The grade of the process that has acknowledged.
+    fn grade(&self, confined: Option<Grade>) -> Result<Grade> {
+        let credentials = self.guest.credentials();
+        let grade = match confined {
+            Some(grade) => Grade::check_inherited(credentials.pid).map(|()| grade),
+            None => Ok(Grade::observed(credentials)),
+        };
+        // What was read of its pid was about it, if it still has it.
+        self.guest.check_alive()?;
+        grade
     }
 
     /// Everything between hello and go.

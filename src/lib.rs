@@ -5,6 +5,7 @@ compile_error!("busway runs on Linux, x86-64 and aarch64 (little endian) only");
 
 mod call;
 mod config;
+mod confine;
 mod error;
 mod host;
 mod join;
@@ -25,6 +26,9 @@ pub mod wake;
 
 pub use call::{Loan, Message, Payload, PeerBytes, Pending, Replying, Request, Stats, reject};
 pub use config::Config;
+#[cfg(feature = "confine")]
+pub use confine::Confinement;
+pub use confine::{Grade, hide_memory};
 pub use error::{Error, JoinError, Result, Violation};
 pub use host::{Guest, Host, Listener, Process};
 pub use join::Credentials;

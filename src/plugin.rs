@@ -1,6 +1,7 @@
 //! The plugin's side of joining.
 
 use crate::config::Config;
+use crate::confine::Grade;
 use crate::error::{Error, JoinError, Result};
 use crate::join::{self, Offer};
 use crate::link::{BellView, End, Geometry, Link, Side, View};
@@ -70,7 +71,7 @@ fn begin(offer: Offer, config: &Config) -> Result<Link> {
     })?;
     let doorbell = Doorbell::new(doorbell, host.watched.into())?;
     let end = End::new(ours, theirs, bells, Some(doorbell), 1, config.options(Side::Plugin));
-    Ok(Link::new(end, host.credentials))
+    Ok(Link::new(end, host.credentials, Grade::Unconfined))
 }
 
 /// Maps the regions and finds everything in them.

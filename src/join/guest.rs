@@ -59,6 +59,14 @@ impl Guest {
         self.identity.confirm(ack.credentials.ok_or(JoinError::Identity { what: "no credentials" })?)
     }
 
+    /// Checks that it lives, and so still has its process id.
+    ///
+    /// # Errors
+    /// [`JoinError::HungUp`].
+    pub fn check_alive(&self) -> Result<()> {
+        self.identity.confirm(self.identity.credentials)
+    }
+
     /// Tells it that it may begin. What remains is the socket, whose closing is a hint that the process is gone, and who it is.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod waiting;
 pub mod words;
 
 use crate::call::{Loan, Message, Payload, Pending, Request, Stats};
+use crate::confine::Grade;
 use crate::error::{Error, Result};
 use crate::join::Credentials;
 use crate::wake::{Deadline, Doorbell};
@@ -69,11 +70,12 @@ pub mod parts {
 pub struct Link {
     end: Arc<End>,
     peer: Credentials,
+    grade: Grade,
 }
 
 impl Link {
-    pub(crate) fn new(end: Arc<End>, peer: Credentials) -> Self {
-        Self { end, peer }
+    pub(crate) fn new(end: Arc<End>, peer: Credentials, grade: Grade) -> Self {
+        Self { end, peer, grade }
     }
 
     /// Loans memory for a payload of `len` bytes, to be filled in place and sent without a copy. Waits for a free slot until
@@ -261,6 +263,11 @@ impl Link {
         self.peer
     }
 
+    /// What keeps the other process from harming this one in other ways than over the link, as of when it joined.
+    pub fn grade(&self) -> Grade {
+        self.grade
+    }
+
     /// The largest payload that this side can send, in bytes.
     pub fn max_payload(&self) -> usize {
         self.end.ours.classes.last().map_or(words::INLINE_REQUEST, |c| c.size as usize)
@@ -335,7 +342,7 @@ impl Link {
             let bells = BellView::new(bells, &bell_table, config.geometry.cells, side)?;
             // SAFETY: each end alone writes its own region.
             let (ours, theirs) = unsafe { (View::new(ours, &table)?, View::new(theirs, &table)?) };
-            Ok(Link::new(End::new(ours, theirs, bells, doorbell, 0, config.options(side)), me))
+            Ok(Link::new(End::new(ours, theirs, bells, doorbell, 0, config.options(side)), me, Grade::Unconfined))
         };
         let host = end(host, plugin_seen, bells, doorbells.0, Side::Host)?;
         Ok((host, end(plugin, host_seen, bells_seen, doorbells.1, Side::Plugin)?))
