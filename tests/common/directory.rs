@@ -2,16 +2,17 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory for sockets, removed with everything in it.
 pub struct Directory(PathBuf);
 
 impl Directory {
     pub fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         // Short, since the path of a socket is.
-        let thread: String = format!("{:?}", thread::current().id()).chars().filter(char::is_ascii_digit).collect();
-        let path = std::env::temp_dir().join(format!("busway-{}-{thread}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("busway-{}-{number}", std::process::id()));
         fs::create_dir(&path).expect("create a directory");
         Self(path)
     }

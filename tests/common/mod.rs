@@ -11,6 +11,7 @@ pub mod payload;
 pub mod pipe;
 pub mod procfs;
 pub mod shared;
+pub mod user;
 
 use busway::{Config, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};
 use std::env;
