@@ -55,3 +55,7 @@ pub mod internals {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "confine"))]
+#[doc = include_str!("../docs/confinement.md")]
+struct ConfinementPage;

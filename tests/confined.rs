@@ -589,6 +589,14 @@ fn nobody_else_attaches_in_the_place_of_a_confined_child() {
 
 // ---- what is allowed
 
+/// Whether this process has or can gain any privileges.
+fn privileges() -> bool {
+    let status = fs::read_to_string("/proc/self/status").expect("read");
+    let value = |name| status.lines().find_map(|line| line.strip_prefix(name)).expect("a line").trim();
+    value("NoNewPrivs:") != "1"
+        || ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"].iter().any(|set| value(set).contains(|c| c != '0'))
+}
+
 /// Says what it may have and open.
 fn says_limits() {
     let link = attach();
@@ -613,6 +621,7 @@ fn says_limits() {
             u64::from(fs::read(&path).is_ok()),
             u64::from(std::net::TcpListener::bind("127.0.0.1:0").is_ok()),
             u64::from(std::os::unix::net::UnixDatagram::unbound().is_ok()),
+            u64::from(privileges()),
             // SAFETY: an error, if it is not open.
             unsafe { libc::fcntl(argument().parse().expect("a number"), libc::F_GETFD) } as u64,
         ];
@@ -639,8 +648,8 @@ fn what_a_host_allows_is_allowed_and_no_more() {
     let setup = Setup::default();
     let plugin = confined(confinement).spawn(setup.command_with("says_limits", number)).unwrap();
     let path = directory.path().join("secret");
-    let answer: [u64; 10] = plugin.call(0, path.to_str().unwrap().as_bytes(), SOON).unwrap().read().unwrap();
-    assert_eq!(answer, [1, 64, 8 << 30, 1, 0, 1, 0, 1, 0, 0]);
+    let answer: [u64; 11] = plugin.call(0, path.to_str().unwrap().as_bytes(), SOON).unwrap().read().unwrap();
+    assert_eq!(answer, [1, 64, 8 << 30, 1, 0, 1, 0, 1, 0, 0, 0]);
     assert_eq!(fs::read(write.join("file")).unwrap(), b"written");
     finish(plugin);
 
@@ -691,7 +700,7 @@ fn language_runtimes_start_confined() {
             continue;
         }
         let mut command = Command::new(program);
-        command.args(arguments).arg(&secret).stdin(Stdio::null()).stdout(Stdio::null());
+        command.args(arguments).arg(&secret).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let code = if name == "java" { 0 } else { 7 };
         match confined(Confinement::new()).spawn(command) {
             Err(Error::Join(JoinError::ChildExited { status })) => assert_eq!(status.code(), Some(code), "{name}"),

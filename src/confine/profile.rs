@@ -254,3 +254,48 @@ const SIOCSPGRP: c_int = 0x8902;
 const F_SETSIG: c_int = 10;
 /// Of linux/fcntl.h.
 const F_SETOWN_EX: c_int = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn named(lists: &[Calls]) -> Vec<&'static str> {
+        lists.concat().into_iter().map(|(name, _)| name.strip_prefix("SYS_").expect("a system call")).collect()
+    }
+
+    #[test]
+    fn the_page_lists_what_the_filters_do() {
+        let page = include_str!("../../docs/confinement.md");
+        let rows = |heading: &str| -> BTreeSet<&str> {
+            let table = page.split(heading).nth(1).expect("a table").split("\n\n").next().unwrap_or_default();
+            table.lines().skip(2).flat_map(|row| row.split('`').skip(1).step_by(2)).collect()
+        };
+        let allowed = named(&[ALLOWED, ALLOWED_HERE, SIGNALS, NETWORK]);
+        let refused = named(&[REFUSED, REFUSED_HERE]);
+        let (allowed_there, refused_there) = (rows("| allowed | calls |"), rows("| refused with `EPERM` | calls |"));
+        for (code, page) in [(&allowed, &allowed_there), (&refused, &refused_there)] {
+            let code: BTreeSet<_> = code.iter().copied().collect();
+            assert!(code.is_subset(page), "not on the page: {:?}", &code - page);
+            let rest = page - &code;
+            assert!(
+                cfg!(not(target_arch = "x86_64")) || rest.iter().eq(["allow_network"].iter().take(rest.len())),
+                "on the page alone: {rest:?}"
+            );
+        }
+        let both: Vec<_> = allowed.iter().filter(|name| refused.contains(name)).collect();
+        assert!(both.is_empty(), "allowed and refused: {both:?}");
+        assert_eq!(allowed.iter().collect::<BTreeSet<_>>().len(), allowed.len(), "listed twice");
+    }
+
+    #[test]
+    fn the_filters_fit_in_a_program_of_the_kernel() {
+        for (network, scoped) in [(false, false), (false, true), (true, false), (true, true)] {
+            let confinement = Confinement { network, ..Confinement::new() };
+            let filters = Filters::new(&confinement, scoped).unwrap();
+            let own = filters.refuse.iter().filter(|instruction| instruction.k == OWN_PID).count();
+            assert_eq!(own, if scoped { 0 } else { 2 }, "places for the process id");
+            assert!(filters.allow.iter().all(|instruction| instruction.k != OWN_PID));
+        }
+    }
+}
