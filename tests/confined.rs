@@ -9,7 +9,9 @@ use common::fork::in_fork;
 use common::payload::{bytes, checksum};
 use common::pipe::{Reports, say};
 use common::user::{NOBODY, Program, as_root_and_not, is_root};
-use common::{SOON, Setup, argument, assert_err, attach, child_config, emulated, finish, roles, serve, skip, watchdog};
+use common::{
+    SOON, Setup, argument, assert_err, attach, child_config, emulated, finish, roles, serve, signal, skip, watchdog,
+};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -62,6 +64,7 @@ fn serves() {
             EVENT => drop(events.fetch_add(checksum(&payload), Ordering::Relaxed)),
             EVENTS => request.reply_as(&events.load(Ordering::Relaxed)).expect("answer"),
             FORK => {
+                signal(std::process::id(), 0);
                 in_fork(|| assert!(matches!(link.call(ECHO, b"", SOON), Err(Error::Forked))));
                 let status = Command::new("/bin/sh").args(["-c", "exit 5"]).status().expect("run a shell");
                 request.reply_as(&status.code().expect("it exits")).expect("answer");
