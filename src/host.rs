@@ -260,6 +260,10 @@ impl Guest {
         theirs.seal_writers()?;
         theirs.check_sealed()?;
         let read_only = theirs.map(Access::ReadOnly)?;
+        // The same for the bells, which both have mapped: else it could take their pages from under us at any time.
+        bells.seal_writers()?;
+        bells.check_sealed()?;
+        bells_mapped.populate()?;
         // The tables are our own, whatever the pages say by now.
         let bells = BellView::new(bells_mapped, &bell_table, self.config.geometry.cells, Side::Host)?;
         // SAFETY: this process alone writes its region; the other one is mapped read-only.

@@ -88,11 +88,7 @@ impl Memfd {
         .map_err(Error::std_io("map a region"))?;
         let region = Region::of_mapping(map.as_mut_ptr(), self.len, Box::new(map))?;
         if access == Access::ReadOnly {
-            // Linux before 5.14 has no such advice; there the size seal alone keeps reads from failing.
-            match region.advise(Advice::LinuxPopulateRead) {
-                Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-                Err(e) => return Err(Error::io("read a region for the first time")(e)),
-            }
+            region.populate()?;
         }
         Ok(region)
     }
@@ -159,6 +155,15 @@ impl Region {
         // Only a nicety: a core dump stays small and a crash is noticed sooner.
         let _ = region.advise(Advice::LinuxDontDump);
         Ok(region)
+    }
+
+    /// Has all pages there: one that a peer took away and that cannot be had again is an error here, and no SIGBUS later.
+    pub fn populate(&self) -> Result<()> {
+        match self.advise(Advice::LinuxPopulateRead) {
+            // Linux before 5.14 has no such advice; there the size seal alone keeps reads from failing.
+            Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+            Err(e) => Err(Error::io("read a region for the first time")(e)),
+        }
     }
 
     fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
