@@ -2,82 +2,27 @@
 
 mod common;
 
-use busway::region::{MAGIC, VERSION};
+use busway::region::VERSION;
 use busway::{Config, Error, JoinError, Link, Plugin};
 use common::directory::Directory;
+use common::handshake::{ACK, GO, HELLO, OFFER, REFUSE, Received, packet, receive, send, seqpacket};
 use common::pipe::{Reports, say};
 use common::procfs::descriptors;
 use common::{SOON, Setup, argument, assert_err, child_config, roles, serve, skip, watchdog};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::io::{Errno, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind, connect, listen, recvmsg,
-    sendmsg, socket_with,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
+    connect, listen, recvmsg,
 };
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::Child;
 use std::thread;
 use std::time::Duration;
 
 roles!(listens, connects, acknowledges);
-
-const HELLO: u32 = 1;
-const OFFER: u32 = 2;
-const ACK: u32 = 3;
-const GO: u32 = 4;
-const REFUSE: u32 = 5;
-
-/// The 40 bytes of a packet.
-fn packet(kind: u32, nonce: u64) -> Vec<u8> {
-    let words = [MAGIC, u64::from(kind) << 32 | u64::from(VERSION), 0, nonce, 0];
-    words.iter().flat_map(|word| word.to_le_bytes()).collect()
-}
-
-/// A packet that was received.
-#[derive(Debug)]
-struct Received {
-    kind: u32,
-    nonce: u64,
-    reason: u32,
-    fds: Vec<OwnedFd>,
-}
-
-fn seqpacket() -> OwnedFd {
-    socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("a socket")
-}
-
-fn send(to: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
-    sendmsg(to, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).expect("send a packet");
-}
-
-/// The next packet; `None` if the other side has hung up.
-fn receive(from: impl AsFd) -> Option<Received> {
-    let mut bytes = [0; 100];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let buffers = &mut [IoSliceMut::new(&mut bytes)];
-    let len = match recvmsg(from, buffers, &mut control, RecvFlags::CMSG_CLOEXEC) {
-        Ok(message) => message.bytes,
-        Err(Errno::CONNRESET) => 0,
-        Err(e) => panic!("receive a packet: {e}"),
-    };
-    let fds = control.drain().filter_map(|part| match part {
-        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
-        _ => None,
-    });
-    let fds = fds.flatten().collect();
-    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    (len > 0).then(|| {
-        assert_eq!(len, 40);
-        Received { kind: (word(8) >> 32) as u32, nonce: word(24), reason: word(32) as u32, fds }
-    })
-}
 
 /// Accepts for ever, and says how each guest fared and how many descriptors are open then.
 fn listens() {

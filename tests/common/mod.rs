@@ -7,6 +7,7 @@
 pub mod directory;
 pub mod figures;
 pub mod fork;
+pub mod handshake;
 pub mod payload;
 pub mod pipe;
 pub mod procfs;
