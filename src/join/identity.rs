@@ -2,14 +2,13 @@
 
 use crate::error::{Error, JoinError, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::UCred;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// Who the other process is, as the kernel said when it joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Process id, in this process's pid namespace.
+    /// Process id, in this process's pid namespace; 0 of a host outside of it.
     pub pid: u32,
     /// User id.
     pub uid: u32,
@@ -18,18 +17,6 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// As the kernel passed them. A process of a foreign pid namespace has pid 0, which is an error: nobody could tell when
-    /// it dies.
-    pub(super) fn from_kernel(cred: &UCred) -> Result<Self> {
-        const { assert!(size_of::<UCred>() == 12) };
-        // SAFETY: three 32-bit ids, as `struct ucred`. Read as integers, since a pid of 0 is no valid `Pid`.
-        let [pid, uid, gid] = unsafe { *core::ptr::from_ref(cred).cast::<[u32; 3]>() };
-        match pid {
-            0 => Err(JoinError::Identity { what: "it lives in a pid namespace that is not visible here" }.into()),
-            pid => Ok(Self { pid, uid, gid }),
-        }
-    }
-
     /// This process.
     pub fn own() -> Self {
         if cfg!(miri) {
@@ -37,6 +24,13 @@ impl Credentials {
         }
         let (uid, gid) = (rustix::process::getuid(), rustix::process::getgid());
         Self { pid: std::process::id(), uid: uid.as_raw(), gid: gid.as_raw() }
+    }
+}
+
+impl From<libc::ucred> for Credentials {
+    fn from(cred: libc::ucred) -> Self {
+        // No process id is negative.
+        Self { pid: cred.pid.try_into().unwrap_or(0), uid: cred.uid, gid: cred.gid }
     }
 }
 
@@ -52,9 +46,13 @@ pub struct Identity {
 impl Identity {
     /// Opens a pidfd for the process. Until a second message with the same credentials has come and the pidfd still says
     /// alive, it might be another process that got the pid meanwhile.
+    ///
+    /// # Errors
+    /// [`JoinError::Identity`] for a process of a foreign pid namespace, which has none here: nobody could tell when it dies.
     pub fn of(credentials: Credentials) -> Result<Self> {
         let pid = i32::try_from(credentials.pid).ok().and_then(Pid::from_raw);
-        let pid = pid.ok_or(JoinError::Identity { what: "its process id is out of range" })?;
+        let what = "it lives in a pid namespace that is not visible here; start it in that of its host, or within";
+        let pid = pid.ok_or(JoinError::Identity { what })?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(Error::io("open a pidfd for the other process"))?;
         Ok(Self { credentials, pidfd })
     }

@@ -5,12 +5,12 @@ use crate::error::{Error, JoinError, Result};
 use crate::wake::Deadline;
 use core::mem::MaybeUninit;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::{Errno, IoSlice, IoSliceMut};
+use rustix::io::{Errno, IoSlice};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair, sockopt,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
+    sockopt,
 };
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Descriptors that one packet may carry.
 const MAX_FDS: usize = 8;
@@ -46,7 +46,18 @@ impl Socket {
 
     /// The process that made the socket pair, or that listens: for the side that did not.
     pub fn peer(&self) -> Result<Credentials> {
-        Credentials::from_kernel(&sockopt::socket_peercred(&self.0).map_err(Error::io("ask who the host is"))?)
+        let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+        let mut len = size_of_val(&peer) as libc::socklen_t;
+        // By libc, as in `recv`.
+        // SAFETY: writes what is passed, within its length.
+        let asked = unsafe {
+            let peer = (&raw mut peer).cast();
+            libc::getsockopt(self.0.as_raw_fd(), libc::SOL_SOCKET, libc::SO_PEERCRED, peer, &mut len)
+        };
+        if asked != 0 {
+            return Err(Error::io("ask who the host is")(last_errno()));
+        }
+        Ok(peer.into())
     }
 
     /// The descriptor, for the doorbell to watch.
@@ -99,31 +110,73 @@ impl Socket {
 
     fn receive(&self, kind: Kind) -> Result<Received> {
         let mut bytes = [0; 2 * size_of::<Packet>()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS), ScmCredentials(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-        let message = match recvmsg(&self.0, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+        let message = match recv(self.0.as_fd(), &mut bytes) {
             Ok(message) => message,
             Err(Errno::CONNRESET) => return Err(JoinError::HungUp.into()),
             Err(e) => return Err(Error::io("receive a handshake packet")(e)),
         };
-        let (mut fds, mut credentials) = (Vec::new(), None);
-        for part in control.drain() {
-            match part {
-                RecvAncillaryMessage::ScmRights(rights) => fds.extend(rights),
-                RecvAncillaryMessage::ScmCredentials(cred) => credentials = Some(Credentials::from_kernel(&cred)),
-                _ => {}
-            }
-        }
-        if message.bytes == 0 {
+        if message.len == 0 {
             return Err(JoinError::HungUp.into());
         }
-        if message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+        if message.truncated {
             return Err(JoinError::Malformed { what: "more than fits one" }.into());
         }
-        let packet = Packet::expect(&bytes[..message.bytes], kind)?;
-        Ok(Received { packet, fds, credentials: credentials.transpose()? })
+        let packet = Packet::expect(&bytes[..message.len], kind)?;
+        Ok(Received { packet, fds: message.fds, credentials: message.credentials })
     }
+}
+
+/// What `recvmsg` has received.
+struct Raw {
+    len: usize,
+    truncated: bool,
+    fds: Vec<OwnedFd>,
+    credentials: Option<Credentials>,
+}
+
+/// Receives one packet without waiting.
+///
+/// By libc: rustix takes the process id in credentials for one that is never 0, which that of a process of a foreign pid
+/// namespace is.
+fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Raw, Errno> {
+    // Room for MAX_FDS descriptors and one set of credentials, and no more, so that more are told by MSG_CTRUNC.
+    let mut control = [0u64; 10];
+    let mut buffer = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: plain data, for which zero means nothing.
+    let mut message: libc::msghdr = unsafe { core::mem::zeroed() };
+    (message.msg_iov, message.msg_iovlen) = (&raw mut buffer, 1);
+    (message.msg_control, message.msg_controllen) = (control.as_mut_ptr().cast(), size_of_val(&control) as _);
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT;
+    // SAFETY: all that the message names lives here, and has the length that it says.
+    let len = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) };
+    let len = usize::try_from(len).map_err(|_| last_errno())?;
+    let truncated = message.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    let mut raw = Raw { len, truncated, fds: Vec::new(), credentials: None };
+    // SAFETY: the kernel has filled in the control messages, so their headers and lengths are right, and each descriptor
+    // is new and nobody's.
+    unsafe {
+        let mut part = libc::CMSG_FIRSTHDR(&message);
+        while let Some(header) = part.as_ref() {
+            let data = libc::CMSG_DATA(part);
+            let len = header.cmsg_len - (data.addr() - part.addr());
+            match (header.cmsg_level, header.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                    let fds = (0..len / size_of::<RawFd>()).map(|at| data.cast::<RawFd>().add(at).read_unaligned());
+                    raw.fds.extend(fds.map(|fd| OwnedFd::from_raw_fd(fd)));
+                }
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                    raw.credentials = Some(data.cast::<libc::ucred>().read_unaligned().into());
+                }
+                _ => {}
+            }
+            part = libc::CMSG_NXTHDR(&message, part);
+        }
+    }
+    Ok(raw)
+}
+
+fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
 impl AsFd for Socket {
