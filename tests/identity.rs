@@ -11,21 +11,24 @@ use common::directory::Directory;
 use common::figures::figure;
 use common::handshake::{ACK, GO, HELLO, OFFER, packet, receive, send, seqpacket};
 use common::pipe::{Go, Reports, say, wait_for_go};
+use common::procfs::states;
 use common::user::is_root;
 use common::{
     IDLE_MODES, SOON, Setup, argument, assert_err, attach, child_config, emulated, finish, roles, serve, signal, skip,
-    watchdog,
+    until, watchdog,
 };
 use rustix::net::{SocketAddrUnix, connect};
 use std::fs;
 use std::io::{self, stdin};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 roles!(
     successor,
     impostor,
+    admits_one,
     connects,
     claims,
     joins,
@@ -195,6 +198,10 @@ fn impostor() {
         offer.nonce
     };
     let nonce = if how == "after the offer" { Some(offer(&socket)) } else { None };
+    if nonce.is_some() {
+        say("offered");
+        wait_for_go();
+    }
     kill_and_reap(first);
     let acknowledge = || {
         let nonce = nonce.unwrap_or_else(|| offer(&socket));
@@ -204,6 +211,7 @@ fn impostor() {
         "after the offer" => {
             fork_as(first, || {
                 acknowledge();
+                say("acknowledged");
                 pause();
             })
             .expect("another with its id");
@@ -228,6 +236,16 @@ fn impostor() {
     kill_and_reap(first);
 }
 
+/// Listens, and says how its one guest fared.
+fn admits_one() {
+    let listener = Setup::default().host().listen(argument()).expect("listen");
+    say("listening");
+    say(match listener.accept(SOON).and_then(|guest| guest.admit()) {
+        Err(Error::Join(JoinError::HungUp)) => "HungUp".to_owned(),
+        other => format!("{other:?}"),
+    });
+}
+
 #[test]
 fn a_process_id_used_again_during_the_handshake_deceives_nobody() {
     let _watchdog = watchdog();
@@ -236,20 +254,32 @@ fn a_process_id_used_again_during_the_handshake_deceives_nobody() {
     }
     let (directory, setup) = (Directory::new(), Setup::default());
     let listener = setup.host().listen(directory.socket()).unwrap();
-    let start = |how: &str| {
-        let mut command = setup.command_with("impostor", format!("{} {how}", directory.socket().display()));
+    let start_at = |path: &Path, how: &str| {
+        let mut command = setup.command_with("impostor", format!("{} {how}", path.display()));
         let (mut reports, go) = (Reports::of(&mut command), Go::of(&mut command));
         let child = command.spawn().unwrap();
         assert_eq!(reports.expect(), "hello");
         (child, reports, go)
     };
-    // The pidfd is that of the one who died.
-    let (mut child, _reports, mut go) = start("after the offer");
-    let guest = listener.accept(SOON).unwrap();
+    let start = |how| start_at(&directory.socket(), how);
+
+    // The pidfd is that of the one who died. The host finds both at once when it looks: the acknowledgement and the death.
+    let path = directory.path().join("other");
+    let mut command = setup.command_with("admits_one", path.display());
+    let mut said = Reports::of(&mut command);
+    let mut host = command.spawn().unwrap();
+    assert_eq!(said.expect(), "listening");
+    let (mut child, mut reports, mut go) = start_at(&path, "after the offer");
     go.go();
-    assert_err!(guest.admit(), Error::Join(JoinError::HungUp));
+    assert_eq!(reports.expect(), "offered");
+    signal(host.id(), libc::SIGSTOP);
+    until("it stands still", || states(host.id()).iter().all(|state| *state == 'T'));
     go.go();
-    assert!(child.wait().unwrap().success());
+    assert_eq!(reports.expect(), "acknowledged");
+    signal(host.id(), libc::SIGCONT);
+    assert_eq!(said.expect(), "HungUp");
+    go.go();
+    assert!(child.wait().unwrap().success() && host.wait().unwrap().success());
 
     // Nobody has the id any more when it is looked up.
     let (mut child, mut reports, mut go) = start("nobody");
@@ -334,7 +364,6 @@ mod named {
     use super::*;
     use busway::Idle;
     use busway::pool::{Member, Pool, PoolConfig};
-    use common::until;
 
     pub fn names_pool() {
         let _pool = Pool::create_named(&argument(), &PoolConfig::new(["work"])).expect("create");
