@@ -22,7 +22,7 @@ use std::fs;
 pub enum Grade {
     /// Nothing that this library knows of: protection against faults, not against malice.
     Unconfined,
-    /// It was confined as far as this system can, as [best effort](crate::Confinement::best_effort) was asked for, and that is not
+    /// It was confined as far as this system can, as `Confinement::best_effort` asks for, and that is not
     /// enough against malice.
     Partly {
         /// What is missing.
