@@ -23,7 +23,19 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{env, ptr, thread};
 
-roles!(serves, attacks, attacked, without_landlock, grades, connects, says_limits, passes_on, accomplice, hides);
+roles!(
+    serves,
+    attacks,
+    attacked,
+    without_landlock,
+    grades,
+    connects,
+    says_limits,
+    passes_on,
+    accomplice,
+    hides,
+    calls_as_32_bit
+);
 
 const ECHO: u32 = 1;
 const EVENT: u32 = 2;
@@ -711,6 +723,31 @@ fn language_runtimes_start_confined() {
             Err(Error::Join(JoinError::ChildExited { status })) => assert_eq!(status.code(), Some(code), "{name}"),
             other => panic!("{name}: {other:?}"),
         }
+    }
+}
+
+/// Asks who it is by the calls of 32-bit programs, whose numbers mean something else.
+fn calls_as_32_bit() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: getpid, which touches nothing.
+    unsafe {
+        std::arch::asm!("int 0x80", inlateout("eax") 20 => _, out("r8") _, out("r9") _, out("r10") _, out("r11") _);
+    }
+}
+
+#[test]
+fn the_calls_of_another_architecture_are_no_way_round() {
+    let _watchdog = watchdog();
+    if !can_confine() || !cfg!(target_arch = "x86_64") {
+        return;
+    }
+    use std::os::unix::process::ExitStatusExt;
+    match confined(Confinement::new()).spawn(Setup::default().command("calls_as_32_bit")) {
+        // The latter where the kernel has no such calls.
+        Err(Error::Join(JoinError::ChildExited { status })) => {
+            assert!([Some(libc::SIGSYS), Some(libc::SIGSEGV)].contains(&status.signal()), "{status}");
+        }
+        other => panic!("{other:?}"),
     }
 }
 

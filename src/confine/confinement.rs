@@ -90,7 +90,7 @@ impl Confinement {
         self.limit(Resource::As, bytes)
     }
 
-    /// Limits its open descriptors (`RLIMIT_NOFILE`). A link takes nine, and one thread of an event loop two more.
+    /// Limits its open descriptors (`RLIMIT_NOFILE`). With standard input, output and error a link takes some ten.
     pub fn max_files(self, count: u64) -> Self {
         self.limit(Resource::Nofile, count)
     }

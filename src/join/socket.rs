@@ -164,7 +164,7 @@ fn recv(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<Raw, Errno> {
                     let fds = (0..len / size_of::<RawFd>()).map(|at| data.cast::<RawFd>().add(at).read_unaligned());
                     raw.fds.extend(fds.map(|fd| OwnedFd::from_raw_fd(fd)));
                 }
-                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
+                (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if len >= size_of::<libc::ucred>() => {
                     raw.credentials = Some(data.cast::<libc::ucred>().read_unaligned().into());
                 }
                 _ => {}
