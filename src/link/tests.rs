@@ -1,6 +1,7 @@
 //! Whole links inside one process, over heap memory: what Miri can follow.
 
 use super::*;
+use crate::sync::{AtomicU64, Ordering};
 use crate::{Config, Error, Idle, SizeClass};
 use std::thread;
 
@@ -236,4 +237,65 @@ fn a_loan_for_a_reply_may_be_sent_otherwise() {
         }
     }
     assert_eq!(plugin.stats().slots_in_use, 0);
+}
+
+/// Several threads at either end, and everything under way at once: calls both ways, nested ones, events, batches, calls that are
+/// given up.
+#[test]
+fn threads_share_both_ends() {
+    const NESTING: u32 = 2;
+    const EVENT: u32 = 3;
+    // Handlers wait for nothing, so there is enough of everything.
+    let classes = [64, 4096].map(|size| SizeClass { size, count: 64 }).into();
+    let config = Config::default().geometry(Geometry { entries: 64, cells: 64, classes });
+    for idle in [Idle::Park, Idle::default()] {
+        let (host, plugin) = Link::pair(&config.clone().idle(idle)).unwrap();
+        let (ends, events) = ([&host, &plugin], AtomicU64::new(0));
+        host.set_handler(echo).unwrap();
+        let serve = |link: &Link| {
+            let served = link.serve(|request| match request.method() {
+                EVENT => drop(events.fetch_add(request.bytes().iter().map(u64::from).sum(), Ordering::Relaxed)),
+                NESTING => {
+                    let bytes = request.to_vec();
+                    let nested = request.call(1, &bytes, Deadline::NEVER).unwrap().to_vec();
+                    request.reply(&nested).unwrap();
+                }
+                _ => echo(request),
+            });
+            served.unwrap();
+        };
+        thread::scope(|threads| {
+            for link in ends {
+                (0..2).for_each(|_| drop(threads.spawn(|| serve(link))));
+            }
+            let call = |link: &Link, first: u64| {
+                for number in first..first + ROUNDS / 2 {
+                    let sent = payload(number);
+                    // Only one side serves while it waits.
+                    let method = if core::ptr::eq(link, &host) { NESTING } else { 1 };
+                    assert_eq!(link.call(method, &sent, Deadline::NEVER).unwrap().to_vec(), sent);
+                    drop(link.submit(1, &sent, Deadline::NEVER).unwrap());
+                    let pending = link.submit(1, &sent, Deadline::NEVER).unwrap();
+                    link.batch().send(EVENT, &[1; 50], Deadline::NEVER).unwrap();
+                    assert_eq!(pending.wait().unwrap().to_vec(), sent);
+                }
+            };
+            let callers: Vec<_> = ends
+                .iter()
+                .flat_map(|link| [0, 5].map(|first| (link, first)))
+                .map(|(link, first)| threads.spawn(move || call(link, first)))
+                .collect();
+            callers.into_iter().for_each(|caller| caller.join().unwrap());
+            host.close(Deadline::NEVER);
+        });
+        assert_eq!(events.into_inner(), 4 * (ROUNDS / 2) * 50);
+        // What was given up last is taken in by a look.
+        assert_eq!(ends.map(|link| link.stats()).map(|stats| (stats.calls_in_use, stats.slots_in_use)), [(0, 0); 2]);
+    }
+}
+
+fn echo(request: crate::Request<'_>) {
+    let mut reply = request.loan(request.len()).unwrap();
+    request.bytes().copy_to(&mut reply);
+    request.reply(reply).unwrap();
 }

@@ -90,9 +90,12 @@ impl End {
                         self.alarm();
                     }
                 }),
-                _ => {
-                    let stage_end = *stage_one.get_or_insert_with(|| Deadline::after(FUTEX_STAGE));
-                    let (found, long) = self.sleep.by_futex(gate, spot, until.earlier(stage_end), &mut look_twice);
+                doorbell => {
+                    // Without a descriptor there is no stage two, and the first has no end.
+                    let until = doorbell.as_ref().map_or(until, |_| {
+                        until.earlier(*stage_one.get_or_insert_with(|| Deadline::after(FUTEX_STAGE)))
+                    });
+                    let (found, long) = self.sleep.by_futex(gate, spot, until, &mut look_twice);
                     by_futex = !long;
                     found
                 }
