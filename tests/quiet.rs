@@ -199,9 +199,9 @@ fn no_system_calls(host: &str) {
     assert!(made > 100, "only {made} calls were made");
     assert_eq!(ours[1], 0, "system calls of the host, the last one with number {}", ours[3]);
     assert_eq!(theirs[1], 0, "system calls of the plugin, the last one with number {}", theirs[3]);
-    // Who waits in vain for some 100 ms, because the other side gets no CPU, looks whether it is still there.
+    // Who waits in vain for some 3 ms, because the other side gets no CPU, looks whether it is still there.
     let looks = ours[2] + theirs[2];
-    assert!(looks < 1000, "{looks} looks at the descriptors in {made} calls");
+    assert!(looks < 5000, "{looks} looks at the descriptors in {made} calls");
 }
 
 /// Holds calls for ever.

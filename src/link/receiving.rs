@@ -439,7 +439,7 @@ impl Bus for End {
 ///
 /// While it lives, replies of this thread on this link share one fence: a caller that falls asleep at the very moment of a
 /// reply may be woken only when this is dropped, or when this thread waits on the link. One that sleeps by futex looks again
-/// after 10 ms; one that has waited longer, or with [`Idle::Poll`], does not. So drop it before you wait for anything else.
+/// after 5 ms; one that has waited longer, or with [`Idle::Poll`], does not. So drop it before you wait for anything else.
 ///
 /// A batch of another link, received while this lives, shares nothing: its replies fence each. Two batches of one link share
 /// until the first of them is dropped. One that is forgotten ([`core::mem::forget`]) loses the requests that it had taken and

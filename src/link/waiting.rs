@@ -8,8 +8,9 @@ use crate::wake::{Deadline, FUTEX_STAGE, HOW_BITS, How, Spin, Spot, starts_with_
 use core::cell::Cell;
 use core::time::Duration;
 
-/// With `Idle::Spin`, after this many turns the descriptors are looked at: about every 100 ms.
-const ALARM_TURNS: u32 = 1 << 22;
+/// With `Idle::Spin`, after this many turns the descriptors are looked at: about every 3 ms, so that a death is noticed in less
+/// than 10 ms. A look costs a system call.
+const ALARM_TURNS: u32 = 1 << 17;
 
 impl End {
     /// Waits until `look` finds something: spins, then sleeps under the mark of `spot`. Returns what it found and whether a

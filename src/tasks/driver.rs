@@ -74,8 +74,8 @@ pub struct Pace {
     turns: u32,
 }
 
-/// After so many turns without a sleep the descriptor is looked at: it also says that the other side has died.
-const TURNS: u32 = 1 << 14;
+/// After so many turns without a sleep the descriptor is looked at, every 4 ms or so: it also says that the other side has died.
+const TURNS: u32 = 1 << 12;
 
 impl Pace {
     /// Looks once for all tasks of a bus. Whoever is in `woken` is to be woken by the caller, without a lock held.

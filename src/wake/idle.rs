@@ -15,7 +15,7 @@ pub enum Idle {
         /// The longest spin. 20 us is the default: parking and being woken costs that much.
         spin: Duration,
     },
-    /// Never park: lowest latency, one CPU each. The peer's death is noticed after 100 ms of waiting.
+    /// Never park: lowest latency, one CPU each. The peer's death is noticed within some 4 ms.
     Spin,
     /// Park at once, by futex: least CPU.
     Park,

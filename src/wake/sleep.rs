@@ -6,9 +6,9 @@ use crate::sync::{
 };
 use core::time::Duration;
 
-/// How long a wait sleeps by futex before it sleeps by descriptor. Longer than a tick, so that its timer is seldom the next one
-/// and need not be programmed.
-pub const FUTEX_STAGE: Duration = Duration::from_millis(10);
+/// How long a wait sleeps by futex before it sleeps by descriptor, which also shows the peer's death. Longer than most kernels'
+/// tick, so that its timer is seldom the next one and need not be programmed.
+pub const FUTEX_STAGE: Duration = Duration::from_millis(5);
 
 /// Something to wait for: where its mark is, and which bells ring for it.
 pub trait Spot {

@@ -6,6 +6,7 @@
 
 pub mod directory;
 pub mod figures;
+pub mod footprint;
 pub mod fork;
 pub mod handshake;
 pub mod payload;
