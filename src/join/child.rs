@@ -3,9 +3,9 @@
 use super::{Guest, Socket};
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
-use crate::wake::Deadline;
+use crate::wake::{Deadline, poll_until};
 use core::time::Duration;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -36,7 +36,9 @@ impl Child {
     ) -> Result<(T, Self)> {
         let deadline = Deadline::after(patience);
         let (socket, theirs) = Socket::pair()?;
-        let number = theirs.as_fd().as_raw_fd();
+        // The lowest three are the child's standard input, output and error, whatever they are here.
+        let theirs = rustix::io::fcntl_dupfd_cloexec(theirs, 3).map_err(Error::io("duplicate a socket"))?;
+        let number = theirs.as_raw_fd();
         command.env(SOCKET_VARIABLE, number.to_string());
         // SAFETY: runs between fork and exec; makes one system call on a descriptor that is open there, and allocates nothing.
         unsafe {
@@ -89,8 +91,7 @@ impl Child {
     /// How the child ended, if it does within `limit`.
     fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
         if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
-            let limit = Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() };
-            let _ = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&limit));
+            let _ = poll_until(&mut [PollFd::new(&pidfd, PollFlags::IN)], Deadline::after(limit));
         }
         self.child.try_wait().ok().flatten()
     }

@@ -3,10 +3,10 @@
 use super::{Guest, Socket};
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
-use crate::wake::Deadline;
+use crate::wake::{Deadline, poll_until};
 use core::time::Duration;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with, sockopt,
 };
@@ -62,15 +62,12 @@ impl Door {
     /// # Errors
     /// [`JoinError::NobodyInTime`] if nobody connects. Any other error is about one process that did.
     pub fn accept(&self, deadline: Deadline, patience: Duration) -> Result<Guest> {
-        let left = deadline
-            .remaining()
-            .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], left.as_ref()) {
-            Ok(0) | Err(Errno::INTR) => return Err(JoinError::NobodyInTime.into()),
-            Ok(_) => {}
-            Err(e) => return Err(Error::io("wait for a connection")(e)),
+        let ready = poll_until(&mut [PollFd::new(&self.socket, PollFlags::IN)], deadline);
+        if ready.map_err(Error::io("wait for a connection"))? == 0 {
+            return Err(JoinError::NobodyInTime.into());
         }
-        let socket = accept_with(&self.socket, SocketFlags::CLOEXEC).map_err(Error::io("accept a connection"))?;
+        let socket = retry_on_intr(|| accept_with(&self.socket, SocketFlags::CLOEXEC));
+        let socket = socket.map_err(Error::io("accept a connection"))?;
         sockopt::set_socket_passcred(&socket, true).map_err(Error::io("ask for credentials"))?;
         Guest::greet(Socket::from_fd(socket), deadline.sooner(patience), Deadline::after(patience), None)
     }

@@ -6,6 +6,7 @@ use super::{Credentials, Kind, Packet, Refusal, Socket};
 use crate::error::{Error, JoinError, Result};
 use crate::wake::Deadline;
 use core::time::Duration;
+use rustix::io::retry_on_intr;
 use rustix::net::{SocketType, connect, sockopt};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -50,7 +51,7 @@ impl Offer {
     /// As [`Socket::send`] and [`Socket::expect`]; I/O errors.
     pub fn connect(path: &Path) -> Result<Self> {
         let (socket, address) = (new_socket()?, address(path)?);
-        connect(&socket, &address).map_err(Error::io("connect to a host"))?;
+        retry_on_intr(|| connect(&socket, &address)).map_err(Error::io("connect to a host"))?;
         Self::ask(Socket::from_fd(socket))
     }
 

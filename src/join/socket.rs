@@ -2,9 +2,9 @@
 
 use super::{Credentials, Kind, Packet};
 use crate::error::{Error, JoinError, Result};
-use crate::wake::Deadline;
+use crate::wake::{Deadline, poll_until};
 use core::mem::MaybeUninit;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::io::{Errno, IoSlice};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg, socketpair,
@@ -89,14 +89,8 @@ impl Socket {
         loop {
             let mut fds = Vec::from([PollFd::new(&self.0, PollFlags::IN)]);
             fds.extend(also.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            let left = deadline
-                .remaining()
-                .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-            match poll(&mut fds, left.as_ref()) {
-                Ok(0) => return Err(JoinError::NobodyInTime.into()),
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(e) => return Err(Error::io("wait for a handshake packet")(e)),
+            if poll_until(&mut fds, deadline).map_err(Error::io("wait for a handshake packet"))? == 0 {
+                return Err(JoinError::NobodyInTime.into());
             }
             let readable = |at: usize| fds.get(at).is_some_and(|fd| !fd.revents().is_empty());
             if readable(0) {

@@ -12,10 +12,10 @@ use crate::sync::{
     self, AtomicBool, AtomicU32, AtomicU64, FutexWord, Mutex, Ordering, PeerWord, fence, futex_wake, mutant,
 };
 use crate::tasks::{Kind, Tasks};
-use crate::wake::{Deadline, Doorbell, HOW_BITS, How, Idle, Marks, Ringer, Sleep, Spin, ring_bell};
+use crate::wake::{Deadline, Doorbell, HOW_BITS, How, Idle, Marks, Ringer, Sleep, Spin, poll_until, ring_bell};
 use core::ptr::NonNull;
 use core::time::Duration;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::net::RecvFlags;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock, Weak};
@@ -214,8 +214,8 @@ impl End {
         }
         // A process that dies closes its sockets a moment before its pidfd says so. The first pidfd is that of the process
         // that attached: if only its wrapper died, it lives and may take calls yet.
-        let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-        let died = poll(&mut [PollFd::new(&watched[0], PollFlags::IN)], Some(&moment)).unwrap_or(0) > 0;
+        let moment = Deadline::after(Duration::from_millis(100));
+        let died = poll_until(&mut [PollFd::new(&watched[0], PollFlags::IN)], moment).unwrap_or(0) > 0;
         // It may have closed the link in order just before. Alive, it has hung up, and nothing more will come.
         if self.ended_now().is_none() {
             self.end(if died { Ended::PeerDied } else { Ended::ByPeer });

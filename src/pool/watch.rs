@@ -4,7 +4,7 @@ use super::member::Seat;
 use crate::call::Ended;
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
-use crate::wake::Deadline;
+use crate::wake::{Deadline, poll_until};
 use core::mem::MaybeUninit;
 use core::ops::Range;
 use core::time::Duration;
@@ -64,8 +64,8 @@ impl Watch {
                 return;
             }
             // A process that dies closes its sockets a moment before its pidfd says so.
-            let moment = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
-            let died = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&moment)).unwrap_or(0) > 0;
+            let moment = Deadline::after(Duration::from_millis(100));
+            let died = poll_until(&mut [PollFd::new(&pidfd, PollFlags::IN)], moment).unwrap_or(0) > 0;
             if let Some(seat) = seat.upgrade() {
                 // It may have closed the pool in order just before, which `ended` sees.
                 if seat.ended().is_none() {

@@ -33,6 +33,7 @@ mod deadline;
 mod doorbell;
 mod idle;
 mod marks;
+mod poll;
 mod sleep;
 
 pub use deadline::Deadline;
@@ -41,4 +42,5 @@ pub use doorbell::Doorbell;
 pub use doorbell::Timer;
 pub use idle::{Idle, Spin, turns};
 pub use marks::{HOW_BITS, How, Marks, Ringer, ring_bell};
+pub use poll::poll_until;
 pub use sleep::{FUTEX_STAGE, Sleep, Spot, starts_with_futex};

@@ -10,8 +10,8 @@ pub struct Footprint {
     pub descriptors: Vec<String>,
     /// Mappings of busway's memory files.
     pub regions: usize,
-    /// Names of threads.
-    pub threads: Vec<String>,
+    /// Threads.
+    pub threads: usize,
     /// Children that ended and were not waited for.
     pub zombies: usize,
 }
@@ -36,10 +36,7 @@ impl Footprint {
             .filter(|link| !link.starts_with("/proc/"))
             .collect();
         descriptors.sort();
-        let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
-        let tasks = fs::read_dir("/proc/self/task").expect("/proc/self/task").flatten();
-        let mut threads: Vec<_> = tasks.filter_map(name).collect();
-        threads.sort();
+        let threads = fs::read_dir("/proc/self/task").expect("/proc/self/task").count();
         Self { descriptors, regions: procfs::regions().len(), threads, zombies: zombies() }
     }
 
@@ -57,7 +54,7 @@ impl Footprint {
 
     fn is_within(&self, other: &Self) -> bool {
         is_part(&self.descriptors, &other.descriptors)
-            && is_part(&self.threads, &other.threads)
+            && self.threads <= other.threads
             && self.regions <= other.regions
             && self.zombies <= other.zombies
     }
