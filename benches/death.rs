@@ -96,7 +96,7 @@ fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let waits = [Waits::Call, Waits::Receive, Waits::Task, Waits::Pool];
     let adaptive = Idle::default();
-    for (mapped, n) in [(1, 2000), (64, 1000), (1024, 200)] {
+    for (mapped, n) in [(1, 1000), (64, 1000), (1024, 100)] {
         let mut add = |death, waits, idle, n| cases.push(Case { death, mapped, link: false, waits, idle, n });
         add(Death::Kill, Waits::Pidfd, adaptive, n);
         for waits in waits {

@@ -35,7 +35,7 @@ roles!(
     little_memory,
     small_files,
     filtered,
-    filtered_later,
+    filtered_at_first,
     signalled,
     closed_standard,
     one_cpu,
@@ -433,7 +433,7 @@ fn filtered() {
 }
 
 /// As [`filtered`], from the very beginning.
-fn filtered_later() {
+fn filtered_at_first() {
     let argument = argument();
     let (name, errno) = argument.split_once(' ').expect("a call and an error");
     let (_, number) = CALLS.iter().find(|(call, _)| *call == name).expect("a call");
@@ -576,8 +576,11 @@ fn inject(role: &str, argument: &str, what: &str) -> Option<[u64; 2]> {
     }
     assert!(status.success(), "{what}: {status}");
     let [injected, typed] = numbers.map(|number: Option<u64>| number.expect("a number"));
-    figure("G1", &format!("{what}: faults injected / typed errors / leaks"), format!("{injected} / {typed} / 0"));
     Some([injected, typed])
+}
+
+fn report(what: &str, [injected, typed]: [u64; 2]) {
+    figure("G1", &format!("{what}: faults injected / typed errors / leaks"), format!("{injected} / {typed} / 0"));
 }
 
 macro_rules! environment {
@@ -588,7 +591,7 @@ macro_rules! environment {
             if emulated() {
                 return skip("an emulator has limits and signals of its own");
             }
-            inject($role, "", $what);
+            report($what, inject($role, "", $what).expect("no filter is needed"));
         }
     };
 }
@@ -606,17 +609,20 @@ fn system_calls_are_refused() {
     if emulated() {
         return skip("an emulator makes system calls of its own");
     }
+    let mut sum = [0; 2];
     for (name, _) in CALLS {
         for errno in [libc::ENOSYS, libc::EPERM] {
-            for role in ["filtered", "filtered_later"] {
+            for role in ["filtered", "filtered_at_first"] {
                 let when = if role == "filtered" { "later" } else { "from the beginning" };
                 let error = if errno == libc::ENOSYS { "ENOSYS" } else { "EPERM" };
-                if inject(role, &format!("{name} {errno}"), &format!("{name} is {error} {when}")).is_none() {
-                    return;
-                }
+                let what = format!("{name} is {error} {when}");
+                let Some([injected, typed]) = inject(role, &format!("{name} {errno}"), &what) else { return };
+                println!("{what}: {injected} operations, {typed} typed errors");
+                sum = [sum[0] + injected, sum[1] + typed];
             }
         }
     }
+    report(&format!("{} system calls refused, before and after joining", CALLS.len()), sum);
 }
 
 #[test]
@@ -626,7 +632,8 @@ fn threads_are_refused() {
         return skip("an emulator makes system calls of its own");
     }
     // What `pthread_create` is told by a kernel at its limit.
-    for role in ["filtered", "filtered_later"] {
-        inject(role, &format!("clone3 {}", libc::EAGAIN), "no more threads or processes");
+    for (role, when) in [("filtered", "after"), ("filtered_at_first", "before")] {
+        let Some(came) = inject(role, &format!("clone3 {}", libc::EAGAIN), when) else { return };
+        report(&format!("no more threads or processes, {when} joining"), came);
     }
 }

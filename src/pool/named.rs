@@ -121,8 +121,7 @@ fn watch(seat: &Arc<Seat>, crowd: &Arc<Crowd>) -> Result<Watch> {
     crowd.watch(&arrivals, ARRIVALS)?;
     relay(Arc::downgrade(seat), seat.view.region.clone(), seat.view.control, arrivals.clone())?;
     let (seat, crowd) = (Arc::downgrade(seat), crowd.clone());
-    Watch::start(move |quit| {
-        let _ = crowd.watch(quit, QUIT);
+    Watch::start_with(&crowd.clone(), move || {
         // Without descriptors to spare, nobody says when a member dies.
         let second = Timespec { tv_sec: 1, tv_nsec: 0 };
         let mut all = true;

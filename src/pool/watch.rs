@@ -46,8 +46,19 @@ pub(super) fn spawn(watch: impl FnOnce() + Send + 'static) -> Result<()> {
 
 impl Watch {
     pub(super) fn start(watch: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<Self> {
-        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
+        Self::of(Arc::new(new_eventfd()?), watch)
+    }
+
+    /// As [`start`](Self::start); that it is to end is one of the things which `crowd` says.
+    pub(super) fn start_with(crowd: &Crowd, watch: impl FnOnce() + Send + 'static) -> Result<Self> {
         let quit = Arc::new(new_eventfd()?);
+        // A thread that is not told would stay for ever.
+        crowd.watch(&quit, QUIT)?;
+        Self::of(quit, |_| watch())
+    }
+
+    fn of(quit: Arc<OwnedFd>, watch: impl FnOnce(&OwnedFd) + Send + 'static) -> Result<Self> {
+        let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
         let seen = quit.clone();
         spawn(move || watch(&seen))?;
         Ok(Self { quit, guard })
@@ -77,8 +88,7 @@ impl Watch {
 
     /// Watches the members of a pool, and recovers those who die or leave.
     pub fn members(seat: Weak<Seat>, crowd: Arc<Crowd>) -> Result<Self> {
-        Self::start(move |quit| {
-            let _ = crowd.watch(quit, QUIT);
+        Self::start_with(&crowd.clone(), move || {
             loop {
                 for place in crowd.ready(None) {
                     let Some(seat) = seat.upgrade().filter(|_| place != QUIT) else { return };

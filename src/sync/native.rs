@@ -275,9 +275,9 @@ pub fn demote(at: ptr::NonNull<u8>, len: usize) {
     let _ = (at, len);
 }
 
-/// Gives the CPU to another thread that wants it.
+/// Gives the CPU to another thread that wants it. Not by rustix, which takes it that a filter never forbids that.
 pub fn yield_now() {
-    rustix::thread::sched_yield();
+    std::thread::yield_now();
 }
 
 /// Tells the process that made it from those forked later, in which what it guards is not usable.
