@@ -4,6 +4,7 @@ mod common;
 
 use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Deadline, Idle, Link, Message, Process, Request};
+use common::figures::figure;
 use common::pipe::{Go, Reports, say, wait_for_go};
 use common::procfs::voluntary_switches;
 use common::{IDLE_MODES, Setup, argument, attach, roles, serve, skip, until, watchdog};
@@ -184,9 +185,9 @@ fn a_caller_and_a_worker_that_spin_make_no_system_calls() {
     no_system_calls("confined_pool_host");
 }
 
-fn no_system_calls(host: &str) {
+fn no_system_calls(role: &str) {
     let _watchdog = watchdog();
-    let mut command = Setup::default().command(host);
+    let mut command = Setup::default().command(role);
     let mut reports = Reports::of(&mut command);
     let mut host = command.spawn().expect("spawn a host");
     drop(command);
@@ -202,6 +203,7 @@ fn no_system_calls(host: &str) {
     // Who waits in vain for some 3 ms, because the other side gets no CPU, looks whether it is still there.
     let looks = ours[2] + theirs[2];
     assert!(looks < 5000, "{looks} looks at the descriptors in {made} calls");
+    figure("G8", &format!("system calls of both sides in {made} calls while both spin, {role}"), ours[1] + theirs[1]);
 }
 
 /// Holds calls for ever.
@@ -283,6 +285,7 @@ fn an_idle_link_wakes_no_thread_of_either_side() {
         assert!(before.iter().all(|threads| threads.len() > 2), "{}: the threads are there", pair.name);
         assert_eq!(before, after, "{}: voluntary context switches of host and plugin", pair.name);
     }
+    figure("G8", "context switches of all threads of 12 idle links in 10 s", 0);
     for mut pair in pairs {
         pair.go.go();
         pair.host.wait().unwrap();
