@@ -24,7 +24,7 @@ use std::os::fd::FromRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, io, ptr, thread};
 
 /// How a process dies.
@@ -214,7 +214,8 @@ fn trial(case: &Case, delay: Duration, file: &File) -> u64 {
     let command = dying(case, file);
     let noticed = match case.waits {
         Waits::Pool => {
-            let pool = Pool::create(&PoolConfig::new(["work"]).idle(case.idle)).expect("a pool");
+            let config = PoolConfig::new(["work"]).classes(geometry(case).classes).idle(case.idle);
+            let pool = Pool::create(&config).expect("a pool");
             let worker = pool.spawn(command).expect("a worker");
             let queue = pool.queue("work").expect("a queue");
             let call = || queue.call(HOLD, b"", Deadline::NEVER).map(drop);
@@ -223,14 +224,7 @@ fn trial(case: &Case, delay: Duration, file: &File) -> u64 {
             survive(case, delay, worker.id(), &stamp, || pool.stats().sent == 1, ready, die, call)
         }
         _ => {
-            let mut config = Config::default().idle(case.idle);
-            if case.link {
-                let count = (case.mapped / 2) as u32;
-                config = config.geometry(Geometry {
-                    classes: vec![SizeClass { size: 1024, count: 64 }, SizeClass { size: 1 << 20, count }],
-                    ..Geometry::default()
-                });
-            }
+            let config = Config::default().idle(case.idle).geometry(geometry(case));
             let link = Host::new(config).spawn(command).expect("a plugin");
             let die = || link.send(DIE, b"", Deadline::NEVER).expect("sent");
             let ready = || drop(link.call(READY, b"", Deadline::NEVER).expect("a reply"));
@@ -250,6 +244,15 @@ fn trial(case: &Case, delay: Duration, file: &File) -> u64 {
         }
     }
     noticed
+}
+
+/// Little, unless the case wants more.
+fn geometry(case: &Case) -> Geometry {
+    let mut classes = vec![SizeClass { size: 1024, count: 64 }];
+    if case.link {
+        classes.push(SizeClass { size: 1 << 20, count: (case.mapped / 2) as u32 });
+    }
+    Geometry { classes, ..Geometry::default() }
 }
 
 fn wait_on(waits: Waits, link: &Link, pid: u32) -> busway::Result<()> {
@@ -314,6 +317,12 @@ fn survive(
     })
 }
 
+/// How long to go on; where a machine takes longer for all, there are fewer of each.
+fn limit() -> Duration {
+    let seconds = env::var("BUSWAY_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(900))
+}
+
 struct Row {
     case: Case,
     times: Histogram<u64>,
@@ -352,7 +361,11 @@ fn run() -> Result<(), String> {
     let mut random = 1u64;
     // In turns: what disturbs this machine for a while then meets all.
     let most = cases.iter().map(|case| case.n).max().unwrap_or_default();
+    let (start, limit) = (Instant::now(), limit());
     for turn in 0..most {
+        if start.elapsed() > limit {
+            break;
+        }
         for row in &mut rows {
             let n = if options.quick { (row.case.n / 100).clamp(3, 10) } else { row.case.n };
             if turn < n {
