@@ -691,7 +691,7 @@ fn pool_events_deadlines_drops_and_death() {
                 assert!(seen.into_iter().eq(0..500));
 
                 let soon = Duration::from_millis(if emulated() { 1000 } else { 20 });
-                assert!(matches!(work.call_async(HOLD, b"", soon).await, Err(Error::Timeout { maybe_executed: true })));
+                assert!(matches!(work.call_async(HOLD, b"", soon).await, Err(Error::Timeout { .. })));
                 assert!(matches!(back.recv_async(soon).await, Err(Error::Timeout { .. })));
                 for times in 0..4 {
                     join_all((0..20).map(|_| polled(times, work.call_async(HOLD, &[1; 100], SOON)))).await;
