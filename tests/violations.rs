@@ -4,90 +4,42 @@
 
 mod common;
 
-use busway::internals::link::words::{
-    Bells, Body, CALL_GENERATION, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind, reply,
-};
-use busway::region::{HEADER_SIZE, Table};
+use busway::internals::link::words::{Bells, Body, ReplyBody, entry, kind, reply};
+use busway::region::HEADER_SIZE;
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
-use busway::{Deadline, Error, Link, Process, Violation};
-use common::payload::{Random, bytes};
-use common::procfs::regions;
-use common::{SOON, Setup, argument, assert_err, attach, emulated, finish, roles, serve, spawn, until, watchdog};
+use busway::{Deadline, Error, Link, Plugin, Violation};
+use common::directory::Directory;
+use common::payload::{Random, bytes, lengths};
+use common::peer::{CALLING, EVENT, EVENT_IN_SLOT, Region, calling, in_slot};
+use common::pipe::{Reports, say};
+use common::procfs::descriptors;
+use common::{SOON, Setup, argument, assert_err, attach, child_config, finish, roles, serve, spawn, until, watchdog};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::IoSlice;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketType, sendmsg, sockopt};
 use rustix::thread::futex;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
+use std::fs::File;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed, Ordering::Release};
 use std::thread;
 use std::time::Duration;
 
-roles!(lies, echo, scribbles, rings_on);
+roles!(
+    lies,
+    echo,
+    rings_on,
+    changes_lengths,
+    sends_runts,
+    answers_under_other_generations,
+    releases_under_other_generations,
+    rewrites_the_geometry,
+    sends_descriptors,
+    counts_descriptors,
+);
 
 const CALL: u32 = 1;
-
-/// A region that this process may write as it likes.
-struct Region {
-    base: usize,
-    table: Table,
-}
-
-impl Region {
-    /// That of this process.
-    fn own() -> Self {
-        Self::with(kind::ENTRIES)
-    }
-
-    /// The one with sections of this kind.
-    fn with(kind: u32) -> Self {
-        let regions = regions();
-        let writable = regions.iter().filter(|(.., access)| access.starts_with("rw")).map(|(start, end, _)| {
-            // SAFETY: mapped and readable; the header never changes.
-            let page = unsafe { *(*start as *const [u8; HEADER_SIZE]) };
-            Self { base: *start, table: Table::from_page(&page, (end - start) as u64).expect("a valid header") }
-        });
-        let has_it = |region: &Self| region.table.sections().iter().any(|section| section.kind == kind);
-        writable.into_iter().find(has_it).expect("a region of this kind")
-    }
-
-    /// The elements of a section.
-    fn section<T>(&self, kind: u32) -> &[T] {
-        let section = self.table.find::<T>(kind, 0).expect("a section");
-        let base = (self.base + section.offset as usize) as *const T;
-        // SAFETY: in the region by the table; all are words and cells that tolerate writes, and the mapping stays.
-        unsafe { std::slice::from_raw_parts(base, section.count as usize) }
-    }
-
-    /// Publishes an entry, as if it were the one of this position.
-    fn publish(&self, position: u32, tag: u32, body: Body) {
-        let entries = self.section::<Entry<Body>>(kind::ENTRIES);
-        let entry = &entries[position as usize % entries.len()];
-        // SAFETY: no other thread of this process writes it.
-        unsafe { entry.value.write(body) };
-        entry.word.store(u64::from(tag) << 32 | u64::from(position + 1), Release);
-    }
-
-    fn cells(&self) -> &[ReplyCell<AtomicU32>] {
-        self.section(kind::CELLS)
-    }
-
-    /// Writes a reply.
-    fn reply(&self, cell: u32, generation: u32, flags: u32, body: ReplyBody) {
-        let cell = &self.cells()[cell as usize];
-        // SAFETY: no other thread of this process writes it.
-        unsafe { cell.body.write(body) };
-        cell.flags.store(flags, Relaxed);
-        cell.word.store(generation, Release);
-    }
-}
-
-const EVENT_IN_SLOT: u32 = entry::EVENT as u32 | (entry::SLOT as u32) << 8;
-const CALLING: u32 = entry::CALL as u32;
-
-fn in_slot(slot: SlotRef, len: u64) -> Body {
-    Body { inline: [slot.bits(), len, 0, 0], ..Body::default() }
-}
-
-fn calling(cell: u32, generation: u32) -> Body {
-    Body { call: u64::from(generation) << 32 | u64::from(cell), ..Body::default() }
-}
 
 /// What the host does when it is lied to.
 #[derive(Clone, Copy)]
@@ -107,6 +59,9 @@ struct Lie {
 const fn lie(name: &'static str, victim: Victim, violation: Violation, tell: fn(&Region)) -> Lie {
     Lie { name, victim, violation, tell }
 }
+
+/// Flag: the next position is an extension of this entry.
+const EXTENDED: u32 = (entry::EXT as u32) << 8;
 
 /// The first call of the host, of which the first reply cell and generation are.
 const FIRST: (u32, u32) = (0, 1);
@@ -133,8 +88,17 @@ const LIES: &[Lie] = {
         lie("the largest length", Receives, SlotReference, |region| {
             region.publish(0, EVENT_IN_SLOT, in_slot(SlotRef::new(3, 0, 1), u64::MAX));
         }),
+        lie("the last slot and a byte beyond its end", Receives, SlotReference, |region| {
+            region.publish(0, EVENT_IN_SLOT, in_slot(SlotRef::new(3, 7, 1), (64 << 10) + 1));
+        }),
+        lie("an entry that is continued in the next, for ever", Receives, EntryKind, |region| {
+            (0..256).for_each(|position| region.publish(position, EVENT | EXTENDED, Body::default()));
+        }),
         lie("an inline length that does not fit", Receives, InlineLength, |region| {
-            region.publish(0, entry::EVENT.into(), Body { length: 33, ..Body::default() });
+            region.publish(0, EVENT, Body { length: 33, ..Body::default() });
+        }),
+        lie("the largest inline length", Receives, InlineLength, |region| {
+            region.publish(0, EVENT, Body { length: u32::MAX, ..Body::default() });
         }),
         lie("an unknown kind of entry", Receives, EntryKind, |region| region.publish(0, 77, Body::default())),
         lie("no kind of entry", Receives, EntryKind, |region| region.publish(0, 0, Body::default())),
@@ -145,10 +109,14 @@ const LIES: &[Lie] = {
             region.publish(1, CALLING, calling(3, 2));
         }),
         lie("a position beyond what was sent", Sends, Position, |region| {
-            region.section::<Intake<AtomicU32>>(kind::INTAKE)[0].pos.0.store(1 << 20, Release);
+            region.pos().store(1 << 20, Release);
         }),
         lie("a position that goes back", Sends, Position, |region| {
-            region.section::<Intake<AtomicU32>>(kind::INTAKE)[0].pos.0.store(u32::MAX, Release);
+            region.pos().store(u32::MAX, Release);
+        }),
+        lie("a position one beyond what was sent", Sends, Position, |region| {
+            // The host looks when an eighth of its 256 entries is left.
+            region.pos().store(225, Release);
         }),
         lie("an unknown status of a reply", Calls, ReplyStatus, |region| {
             region.reply(FIRST.0, FIRST.1, 77, ReplyBody::default());
@@ -188,7 +156,7 @@ const LIES: &[Lie] = {
 fn speak_unasked() {
     let socket: i32 = std::env::var("BUSWAY_SOCKET").expect("spawned").parse().expect("a number");
     // SAFETY: the link keeps it open as long as it lives.
-    let socket = unsafe { std::os::fd::BorrowedFd::borrow_raw(socket) };
+    let socket = unsafe { BorrowedFd::borrow_raw(socket) };
     rustix::net::send(socket, b"boo", rustix::net::SendFlags::empty()).expect("send");
 }
 
@@ -276,6 +244,14 @@ fn every_violation_ends_its_own_link_with_its_reason_and_no_other() {
 }
 
 #[test]
+fn every_violation_has_a_lie() {
+    use Violation::*;
+    for violation in [Position, SlotReference, ReplyCell, EntryKind, InlineLength, ReplyStatus, ControlMessage] {
+        assert!(LIES.iter().any(|lie| lie.violation == violation), "{violation:?}");
+    }
+}
+
+#[test]
 fn a_violation_ends_the_calls_of_all_threads() {
     let _watchdog = watchdog();
     let plugin = Setup::default().idle("spin").spawn_with("lies", "an unknown kind of entry");
@@ -292,7 +268,7 @@ fn a_violation_ends_the_calls_of_all_threads() {
 /// Rings all the time for who waits for the host's requests and for the reply of its first call.
 fn rings_on() {
     let link = attach();
-    let region = Region::with(kind::BELLS);
+    let region = Region::bells();
     // SAFETY: a word, which comes first among the host's bells; the mapping stays.
     let requests = unsafe { &*region.section::<Bells>(kind::BELLS).as_ptr().cast::<AtomicU32>() };
     let reply = &region.section::<AtomicU32>(kind::REPLY_BELLS)[FIRST.0 as usize];
@@ -319,104 +295,246 @@ fn a_plugin_that_rings_all_the_time_keeps_nobody_from_looking_at_the_descriptors
     }
 }
 
-/// Serves as an honest plugin does, while another thread writes over everything that the host reads.
-fn scribbles() {
-    let link = attach();
-    let (region, bells) = (Region::own(), Region::with(kind::BELLS));
-    let mut random = Random::new(argument().parse().expect("a seed"));
-    thread::scope(|threads| {
-        threads.spawn(|| {
-            let result = link.serve(|request| {
-                let bytes = request.to_vec();
-                let _ = request.reply(&bytes);
+/// Publishes events whose length it changes all the time.
+fn changes_lengths() {
+    while let Ok(link) = Plugin::connect(argument(), &child_config()) {
+        let region = Region::own();
+        let bodies: &[Entry<Body>] = region.section(kind::ENTRIES);
+        // SAFETY: plain data of 32-bit words, which this process may write.
+        let words = |entry: &Entry<Body>| unsafe { &*(&raw const entry.value).cast::<[AtomicU32; 14]>() };
+        let done = AtomicBool::new(false);
+        thread::scope(|threads| {
+            threads.spawn(|| {
+                while !done.load(Relaxed) {
+                    for body in &bodies[..64] {
+                        // The length, and that of a payload in a slot.
+                        let [_, length, _, _, _, _, in_slot, ..] = words(body);
+                        length.store(u32::MAX, Relaxed);
+                        in_slot.store(65, Relaxed);
+                        length.store(32, Relaxed);
+                        in_slot.store(64, Relaxed);
+                    }
+                }
             });
-            // Its own words lie to it as well.
-            drop(result);
-            std::process::exit(0);
+            for position in 0..64 {
+                let tag = if position % 2 == 0 { EVENT } else { EVENT_IN_SLOT };
+                let slot = SlotRef::new(0, position, 1);
+                region.publish(position, tag, Body { length: 32, ..in_slot(slot, 64) });
+            }
+            until("the host has seen enough", || {
+                std::mem::forget(link.try_recv());
+                link.is_closed()
+            });
+            done.store(true, Relaxed);
         });
-        loop {
-            scribble(&region, &bells, &mut random);
-            thread::yield_now();
-        }
-    });
-}
-
-/// Writes one word somewhere, mostly one that is nearly right.
-fn scribble(region: &Region, bells: &Region, random: &mut Random) {
-    fn words<T>(region: &Region, kind: u32) -> &[AtomicU32] {
-        let elements = region.section::<T>(kind);
-        // SAFETY: all of it is 32-bit words or holds plain data of such units; this process may write all of it.
-        unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), size_of_val(elements) / 4) }
-    }
-    let words = match random.below(13) {
-        // A state of closed, or an end of it all, says little.
-        0 => &words::<Control<AtomicU32>>(region, kind::CONTROL)[16..],
-        1 => words::<Lane<AtomicU32>>(region, kind::LANE),
-        2 => words::<Intake<AtomicU32>>(region, kind::INTAKE),
-        3 => words::<AtomicU32>(region, kind::CALL_WORDS),
-        4 => words::<AtomicU32>(region, kind::RELEASED),
-        5..8 => words::<ReplyCell<AtomicU32>>(region, kind::CELLS),
-        // The host's bells; all else there is the plugin's own loss.
-        8 => [words::<Bells>(bells, kind::BELLS), words::<AtomicU32>(bells, kind::REPLY_BELLS)][random.below(2)],
-        _ => words::<Entry<Body>>(region, kind::ENTRIES),
-    };
-    // The first elements are those in use.
-    let within = if random.below(2) == 0 { words.len().min(64) } else { words.len() };
-    let word = &words[random.below(within)];
-    let value = match random.below(6) {
-        0 => random.next() as u32,
-        1 => word.load(Relaxed).wrapping_add(random.below(3) as u32).wrapping_sub(1),
-        2 => word.load(Relaxed) ^ 1 << random.below(32),
-        3 => random.below(300) as u32,
-        4 => u32::MAX - random.below(3) as u32,
-        _ => CALL_GENERATION & random.next() as u32,
-    };
-    word.store(value, Relaxed);
-}
-
-/// Uses a link in every way there is for a while; all that is asked of it is to come to an end.
-fn use_up(plugin: &Process, random: &mut Random) {
-    let short = Duration::from_micros(500);
-    for _ in 0..300 {
-        let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
-        match random.below(8) {
-            0 | 1 => drop(plugin.call(CALL, &payload, short)),
-            2 => drop(plugin.send(CALL, &payload, short)),
-            3 => drop(plugin.submit(CALL, &payload, short).map(|call| call.is_ready())),
-            4 => drop(plugin.loan(payload.len(), short)),
-            5 => drop(plugin.recv_batch(10, short).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>())),
-            6 => drop((plugin.stats(), plugin.arm(), plugin.disarm())),
-            _ => drop(plugin.recv(short).map(|request| {
-                let bytes = request.to_vec();
-                request.reply(&bytes)
-            })),
-        }
-        if plugin.is_closed() {
-            return;
-        }
     }
 }
 
 #[test]
-fn a_plugin_that_scribbles_over_its_memory_neither_panics_nor_hangs_its_host() {
+fn a_length_that_changes_between_check_and_use_is_one_or_the_other() {
     let _watchdog = watchdog();
-    let innocent = spawn("echo");
-    let mut poisoned = 0;
-    for seed in 0..if emulated() { 5 } else { 40 } {
-        let idle = ["adaptive", "spin", "park", "poll"][seed as usize % 4];
-        let plugin = Setup::default().idle(idle).spawn_with("scribbles", seed);
-        thread::scope(|threads| {
-            for thread in 0..2 {
-                let plugin = &plugin;
-                threads.spawn(move || use_up(plugin, &mut Random::new(seed * 10 + thread)));
+    let directory = Directory::new();
+    let setup = Setup::default().idle("spin");
+    let listener = setup.host().listen(directory.socket()).expect("listen");
+    let mut child = setup.command_with("changes_lengths", directory.socket().display()).spawn().expect("a child");
+    let (mut accepted, mut refused) = (0, 0);
+    while accepted < 30 || refused < 30 {
+        let link = listener.accept(SOON).expect("a guest").admit().expect("admitted");
+        let reason = loop {
+            match link.recv(SOON) {
+                Ok(event) => {
+                    assert!([32, 64].contains(&event.len()), "{}", event.len());
+                    assert_eq!((event.to_vec().len(), event.bytes().iter().count()), (event.len(), event.len()));
+                    accepted += 1;
+                }
+                Err(error) => break error,
             }
-        });
-        poisoned += u64::from(plugin.stats().violations > 0);
-        plugin.close(Duration::from_millis(1));
-        common::signal(plugin.id(), libc::SIGKILL);
-        drop(plugin);
-        assert_eq!(innocent.call(CALL, &bytes(1, 300), SOON).expect("another link").to_vec(), bytes(1, 300));
+            if accepted % 64 == 0 {
+                link.close(Deadline::from_nanos(1));
+            }
+        };
+        match reason {
+            Error::Poisoned { reason: Violation::InlineLength | Violation::SlotReference } => refused += 1,
+            Error::Closed => {}
+            other => panic!("{other:?}"),
+        }
     }
-    assert!(poisoned > 0, "none of it was noticed");
-    finish(innocent);
+    drop(listener);
+    child.kill().and_then(|()| child.wait()).expect("our child");
+}
+
+/// Sends payloads that are shorter than what is read from them.
+fn sends_runts() {
+    let link = attach();
+    for len in [0, 1, 7, 33, 63] {
+        link.send(CALL, &bytes(1, len), SOON).expect("send");
+    }
+    serve(&link, |_| ());
+}
+
+#[test]
+fn a_runt_is_an_error_and_nothing_beyond_it_is_read() {
+    let _watchdog = watchdog();
+    let plugin = spawn("sends_runts");
+    for len in [0, 1, 7, 33, 63] {
+        let event = plugin.recv(SOON).expect("an event");
+        assert_err!(event.read::<[u64; 8]>(), Error::WrongSize { len: was, want: 64 } if was == len);
+        assert_eq!(event.bytes().read::<[u64; 8]>(0), None);
+        assert!(event.bytes().get(0..len + 1).is_none() && event.bytes().get(0..len).is_some());
+    }
+    finish(plugin);
+}
+
+/// Answers calls under generations of others before and after.
+fn answers_under_other_generations() {
+    let link = attach();
+    let region = Region::own();
+    link.recv(SOON).expect("a call").reply(b"first").expect("answer");
+    let second = link.recv(SOON).expect("a call");
+    let cell = region.cells().iter().position(|cell| cell.word.load(Relaxed) != 0).expect("that of the first call");
+    let generation = region.cells()[cell].word.load(Relaxed);
+    for other in [generation, generation.wrapping_sub(1), generation + 2, generation + 1 + (1 << 30), u32::MAX] {
+        region.reply(cell as u32, other, reply::OK, ReplyBody { length: 5, ..ReplyBody::default() });
+    }
+    link.recv(SOON).expect("a call").reply(b"third").expect("answer");
+    second.reply(b"late").expect("answer");
+    serve(&link, |_| ());
+}
+
+#[test]
+fn a_reply_of_another_generation_answers_nothing() {
+    let _watchdog = watchdog();
+    let plugin = spawn("answers_under_other_generations");
+    assert_eq!(plugin.call(CALL, b"", SOON).expect("a reply").to_vec(), b"first");
+    let patience = Duration::from_millis(50);
+    assert_err!(plugin.call(CALL, b"", patience), Error::Timeout { maybe_executed: true });
+    assert_eq!(plugin.call(CALL, b"", SOON).expect("a reply").to_vec(), b"third");
+    until("the late reply is discarded", || plugin.stats().calls_in_use == 0);
+    finish(plugin);
+}
+
+/// Gives a slot back under every generation but its own, then under its own.
+fn releases_under_other_generations() {
+    let link = attach();
+    let event = link.recv(SOON).expect("an event in a slot");
+    let region = Region::own();
+    let released = &region.section::<AtomicU32>(kind::RELEASED)[0];
+    for generation in [0, 2, 3, 1 << 24, (1 << 24) + 1, 1 << 31, (1 << 31) + 1, u32::MAX] {
+        released.store(generation, Release);
+        link.call(CALL, b"", SOON).expect("the host looks");
+    }
+    drop(event);
+    link.call(CALL, b"", SOON).expect("the host looks");
+    serve(&link, |_| ());
+}
+
+#[test]
+fn a_slot_given_back_under_another_generation_stays_lent() {
+    let _watchdog = watchdog();
+    let plugin = Setup::tiny(64, 1).spawn("releases_under_other_generations");
+    plugin.send(CALL, &[7; 64], SOON).expect("the first loan of the only slot");
+    for _ in 0..8 {
+        let asked = plugin.recv(SOON).expect("a call");
+        assert_err!(plugin.try_loan(64), Error::Full);
+        asked.reply(b"").expect("answer");
+    }
+    let asked = plugin.recv(SOON).expect("a call");
+    drop(plugin.try_loan(64).expect("it is back"));
+    asked.reply(b"").expect("answer");
+    finish(plugin);
+}
+
+/// Writes over the headers of all that it can write, before each answer.
+fn rewrites_the_geometry() {
+    let link = attach();
+    let (region, bells) = (Region::own(), Region::bells());
+    serve(&link, |request| {
+        let mut random = Random::new(request.len() as u64);
+        for header in [&region, &bells].map(|region| &region.words()[..HEADER_SIZE / 4]) {
+            for word in header {
+                let any = random.next() as u32;
+                word.store([0, 1, u32::MAX, any][random.below(4)], Relaxed);
+            }
+        }
+        let bytes = request.to_vec();
+        request.reply(&bytes).expect("answer");
+    });
+}
+
+#[test]
+fn a_geometry_that_is_changed_after_the_handshake_changes_nothing() {
+    let _watchdog = watchdog();
+    let plugin = spawn("rewrites_the_geometry");
+    let max = plugin.max_payload();
+    let classes = [64, 1024, 8 << 10, 64 << 10];
+    for len in lengths(&classes, max, &mut Random::new(1), 20) {
+        let sent = bytes(len as u64, len);
+        assert_eq!(plugin.call(CALL, &sent, SOON).expect("a reply").to_vec(), sent);
+    }
+    assert_eq!(plugin.max_payload(), max);
+    finish(plugin);
+}
+
+/// Sends descriptors along where none are expected: with rings, then over the control socket.
+fn sends_descriptors() {
+    let link = attach();
+    let extra = File::open("/").expect("any file");
+    let sockets = std::fs::read_dir("/proc/self/fd").expect("our descriptors").flatten().filter_map(|fd| {
+        let fd = fd.file_name().to_str()?.parse().ok()?;
+        // SAFETY: only looked at, by calls that fail if it is not open or no socket.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        Some((fd, sockopt::socket_type(fd).ok()?))
+    });
+    let sockets: Vec<_> = sockets.collect();
+    let along = |kind| {
+        let (socket, _) = sockets.iter().find(|(_, of)| *of == kind).expect("a socket of this kind");
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [extra.as_fd(); 8];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+        sendmsg(socket, &[IoSlice::new(&[1])], &mut control, SendFlags::DONTWAIT).expect("send descriptors along");
+    };
+    // The host reads its doorbell when it was told of enough.
+    let region = Region::own();
+    for _ in 0..20 {
+        along(SocketType::STREAM);
+        region.control().rings.0.fetch_add(1, Relaxed);
+    }
+    link.call(CALL, b"", SOON).expect("the host has looked");
+    along(SocketType::SEQPACKET);
+    while link.recv(SOON).is_ok() {}
+}
+
+/// The host of it, a process of its own: says how many descriptors it has.
+fn counts_descriptors() {
+    say(descriptors());
+    let plugin = spawn("sends_descriptors");
+    let before = descriptors();
+    let asked = loop {
+        if plugin.arm() {
+            rustix::event::poll(&mut [PollFd::new(&*plugin, PollFlags::IN)], None).expect("poll");
+        }
+        plugin.disarm();
+        if let Some(request) = plugin.try_recv().expect("a call to come") {
+            break request;
+        }
+    };
+    say(descriptors() as i64 - before as i64);
+    asked.reply(b"").expect("answer");
+    assert_eq!(find_out(&plugin, Victim::Receives), Violation::ControlMessage);
+    say(descriptors() as i64 - before as i64);
+    drop(plugin);
+    say(descriptors());
+}
+
+#[test]
+fn descriptors_sent_along_after_the_handshake_are_closed() {
+    let _watchdog = watchdog();
+    let mut command = Setup::default().command("counts_descriptors");
+    let mut reports = Reports::of(&mut command);
+    let mut host = command.spawn().expect("a host");
+    let first = reports.number();
+    assert_eq!([reports.number(), reports.number()], [0, 0], "more descriptors than before");
+    assert_eq!(reports.number(), first, "none is left");
+    assert!(host.wait().expect("our child").success());
 }

@@ -10,9 +10,11 @@ pub mod footprint;
 pub mod fork;
 pub mod handshake;
 pub mod payload;
+pub mod peer;
 pub mod pipe;
 pub mod procfs;
 pub mod shared;
+pub mod stalls;
 pub mod user;
 
 use busway::{Config, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};

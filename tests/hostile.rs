@@ -1,0 +1,249 @@
+//! A plugin that writes over every word it can while its host runs: it harms its own messages, and nobody else's.
+
+mod common;
+
+use busway::{Deadline, Error, Link, Listener, Plugin, Process};
+use common::directory::Directory;
+use common::figures::{duration, figure};
+use common::payload::{Random, bytes, checksum};
+use common::peer::{Region, Scribbler};
+use common::shared::{self, Words};
+use common::stalls::Stalls;
+use common::{IDLE_MODES, SOON, Setup, argument, attach, child_config, finish, roles, serve, watchdog_of};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread;
+use std::time::{Duration, Instant};
+
+roles!(flips, streams);
+
+const ECHO: u32 = 1;
+const NUMBERED: u32 = 2;
+
+/// What the two processes share beside the link: whether to flip, and how many thousands of words were.
+const HOSTILE: usize = 0;
+const FLIPPED: usize = 1;
+
+/// Joins, again and again, and writes over its side of the link while it serves in between.
+fn flips() {
+    let shared = shared::given();
+    let mut random = Random::new(std::process::id().into());
+    // Until the host is gone.
+    while let Ok(link) = Plugin::connect(argument(), &child_config()) {
+        if shared[HOSTILE].load(Relaxed) == 0 {
+            serve_beside(&link, || {
+                std::hint::black_box((0..1000).map(|_| random.next()).max());
+            });
+            continue;
+        }
+        let (region, bells) = (Region::own(), Region::bells());
+        let mut scribbler = Scribbler::new(&region, &bells, random.next());
+        // One that aims ends the link sooner; most of what any word holds is payload, which says nothing.
+        let aimed = [0, 0, 1, 10][random.below(4)];
+        serve_beside(&link, || {
+            for turn in 0..1000 {
+                if turn < aimed {
+                    scribbler.aim();
+                } else {
+                    scribbler.flip_anywhere();
+                }
+            }
+            if aimed > 1 {
+                let next = link.stats().sent as u32;
+                scribbler.publish(next);
+            }
+            shared[FLIPPED].fetch_add(1, Relaxed);
+        });
+    }
+}
+
+/// Does something else between requests, until the link ends.
+fn serve_beside(link: &Link, mut other: impl FnMut()) {
+    loop {
+        match link.try_recv() {
+            Ok(Some(request)) => {
+                let bytes = request.to_vec();
+                // What it has written lies to itself as well.
+                let _ = request.reply(&bytes);
+            }
+            Ok(None) => {}
+            Err(_) => return,
+        }
+        let _ = link.try_send(NUMBERED, &[7; 100]);
+        other();
+    }
+}
+
+/// Sends an event before each reply, both with what was asked.
+fn streams() {
+    let link = attach();
+    serve(&link, |request| {
+        let asked = request.to_vec();
+        link.send(NUMBERED, &checksum(&asked).to_le_bytes(), SOON).expect("an event");
+        request.reply(&asked).expect("answer");
+    });
+}
+
+/// Calls until it is told to stop; whatever comes back has to be what was sent.
+fn stream(plugin: &Process, stop: &AtomicBool) -> Stalls {
+    let mut stalls = Stalls::default();
+    let mut random = Random::new(3);
+    while !stop.load(Relaxed) {
+        let sent = bytes(random.next(), random.below(3000));
+        let reply = stalls.time(Duration::ZERO, || plugin.call(ECHO, &sent, SOON).expect("another link").to_vec());
+        assert!(reply == sent, "a reply of another link was damaged");
+        let event = plugin.recv(SOON).expect("an event of another link");
+        assert_eq!((event.method(), event.read().ok()), (NUMBERED, Some(checksum(&sent))));
+    }
+    stalls
+}
+
+/// Uses a link in every way there is until it is closed, or for a while.
+fn use_up(plugin: &Link, seed: u64, until: Instant) -> Stalls {
+    let mut stalls = Stalls::default();
+    let mut random = Random::new(seed);
+    let short = Duration::from_micros(500);
+    while !plugin.is_closed() && Instant::now() < until {
+        let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
+        let (operation, allowed) = (random.below(10), if random.below(4) == 0 { Duration::ZERO } else { short });
+        let deadline = Deadline::after(allowed);
+        stalls.time(allowed, || match operation {
+            0..3 => drop(plugin.call(ECHO, &payload, deadline).map(|reply| reply.to_vec())),
+            3 => drop(plugin.send(ECHO, &payload, deadline)),
+            4 => drop(plugin.submit(ECHO, &payload, deadline).map(|call| call.is_ready())),
+            5 => drop(plugin.loan(payload.len(), deadline)),
+            6 => drop(plugin.recv_batch(10, deadline).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>())),
+            7 => drop((plugin.stats(), plugin.arm(), plugin.disarm())),
+            8 => {
+                let mut batch = plugin.batch();
+                let calls: Vec<_> = (0..5).map_while(|_| batch.try_submit(ECHO, &payload, deadline).ok()).collect();
+                drop(batch);
+                drop(calls);
+            }
+            _ => drop(plugin.recv(deadline).map(|request| {
+                let bytes = request.to_vec();
+                request.reply(&bytes)
+            })),
+        });
+    }
+    stalls
+}
+
+/// What a siege came to.
+#[derive(Default)]
+struct Siege {
+    links: u64,
+    poisoned: u64,
+    here: Stalls,
+    elsewhere: Stalls,
+}
+
+/// A child that attaches again and again.
+struct Besieger<'a> {
+    listener: &'a Listener,
+    words: &'a std::fs::File,
+    child: Child,
+}
+
+impl<'a> Besieger<'a> {
+    fn start(listener: &'a Listener, words: &'a std::fs::File) -> Self {
+        Self { listener, words, child: Self::spawn(listener, words) }
+    }
+
+    fn spawn(listener: &Listener, words: &std::fs::File) -> Child {
+        let mut command = Setup::default().command_with("flips", listener.path().display());
+        shared::share(&mut command, words);
+        // What it says of itself when its own words have confused it is of no interest.
+        command.stderr(Stdio::null()).spawn().expect("a child")
+    }
+
+    /// Its next link.
+    fn attach(&mut self) -> Link {
+        loop {
+            if self.child.try_wait().expect("our child").is_some() {
+                self.end();
+                self.child = Self::spawn(self.listener, self.words);
+            }
+            match self.listener.accept(Duration::from_secs(10)).and_then(|guest| guest.admit()) {
+                Ok(link) => return link,
+                // A process that was killed had just connected.
+                Err(Error::Join(_)) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Besieger<'_> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Runs a host with one plugin that flips words, or only keeps a processor as busy, and one that does neither.
+fn besiege(shared: (&std::fs::File, Words), hostile: bool, time: Duration) -> Siege {
+    shared.1[HOSTILE].store(hostile.into(), Relaxed);
+    let innocent = Setup::default().spawn("streams");
+    let stop = AtomicBool::new(false);
+    let mut siege = Siege::default();
+    thread::scope(|threads| {
+        let streaming = threads.spawn(|| stream(&innocent, &stop));
+        let start = Instant::now();
+        let directory = Directory::new();
+        for idle in IDLE_MODES.iter().cycle() {
+            let listener = Setup::default().idle(idle).host().listen(directory.socket()).expect("listen");
+            let mut besieger = Besieger::start(&listener, shared.0);
+            for number in 0..100u64 {
+                if start.elapsed() >= time {
+                    break;
+                }
+                let plugin = besieger.attach();
+                let until = Instant::now() + Duration::from_millis(100);
+                let stalls = thread::scope(|threads| {
+                    let other = threads.spawn(|| use_up(&plugin, 2 * number, until));
+                    use_up(&plugin, 2 * number + 1, until).and(other.join().expect("no panic"))
+                });
+                siege.here = siege.here.and(stalls);
+                siege.links += 1;
+                siege.poisoned += u64::from(plugin.stats().violations > 0);
+                siege.here.time(Duration::ZERO, || drop(plugin));
+            }
+            if start.elapsed() >= time {
+                break;
+            }
+        }
+        stop.store(true, Relaxed);
+        siege.elsewhere = streaming.join().expect("the other link is as if nothing had happened");
+    });
+    finish(innocent);
+    siege
+}
+
+#[test]
+fn a_plugin_that_flips_words_harms_its_own_messages_alone() {
+    let time = duration(Duration::from_secs(3));
+    let _watchdog = watchdog_of(60 + 2 * time.as_secs() as u32);
+    let (file, words) = shared::create(2);
+    let peace = besiege((&file, words), false, (time / 10).max(Duration::from_secs(1)));
+    assert_eq!(peace.poisoned, 0, "an honest plugin");
+    let war = besiege((&file, words), true, time);
+    assert!(war.poisoned > 0, "none of it was noticed");
+    let flipped = u64::from(words[FLIPPED].load(Relaxed)) * 1000;
+    assert!(flipped > 0);
+    figure("G4", "words flipped beside a running host", flipped);
+    figure(
+        "G4",
+        "links to the plugin that flips, given up for a violation",
+        format!("{} of {}", war.poisoned, war.links),
+    );
+    figure("G4", "calls over another link meanwhile, each intact", war.elsewhere.operations);
+    figure("G5", "longest stall of the host on the flipped link beyond deadlines", war.here);
+    figure("G5", "the same, of a plugin that only computes", peace.here);
+    figure("G5", "longest call over another link meanwhile", war.elsewhere);
+    figure("G5", "the same, beside a plugin that only computes", peace.elsewhere);
+}
