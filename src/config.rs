@@ -2,6 +2,7 @@
 
 use crate::link::{Geometry, Options, Side};
 use crate::wake::Idle;
+use core::time::Duration;
 
 /// What can be chosen about one side of a link.
 ///
@@ -16,11 +17,18 @@ pub struct Config {
     idle: Idle,
     trust_peer: bool,
     max_depth: u32,
+    reply_patience: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { geometry: Geometry::default(), idle: Idle::default(), trust_peer: false, max_depth: 8 }
+        Self {
+            geometry: Geometry::default(),
+            idle: Idle::default(),
+            trust_peer: false,
+            max_depth: 8,
+            reply_patience: Duration::from_millis(5),
+        }
     }
 }
 
@@ -44,6 +52,14 @@ impl Config {
         self
     }
 
+    /// How long a host's reply waits at most for a slot, within its caller's deadline: a plugin that gives none back would otherwise
+    /// say itself how long it keeps the thread that answers. 5 ms by default. A side that trusts the other waits until the
+    /// caller's deadline; so does [`loan_async`](crate::Request::loan_async), which keeps no thread.
+    pub fn reply_patience(mut self, patience: Duration) -> Self {
+        self.reply_patience = patience;
+        self
+    }
+
     /// Lets a host see its plugin's payloads as slices, like a plugin sees its host's.
     ///
     /// # Safety
@@ -55,6 +71,11 @@ impl Config {
     }
 
     pub(crate) fn options(&self, side: Side) -> Options {
-        Options { idle: self.idle, trusted: side == Side::Plugin || self.trust_peer, max_depth: self.max_depth }
+        Options {
+            idle: self.idle,
+            trusted: side == Side::Plugin || self.trust_peer,
+            max_depth: self.max_depth,
+            reply_patience: self.reply_patience,
+        }
     }
 }

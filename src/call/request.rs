@@ -114,7 +114,7 @@ impl<'a> Request<'a> {
     }
 
     /// Memory for a reply, to be filled in place and given to [`reply`](Self::reply). Waits for a slot until the caller's
-    /// deadline.
+    /// deadline; a host no longer than its [patience](crate::Config::reply_patience).
     ///
     /// # Errors
     /// [`Error::TooLarge`]; [`Error::Timeout`] or, if the caller set no deadline, [`Error::Full`] at once, because a handler

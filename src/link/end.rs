@@ -31,6 +31,8 @@ pub struct Options {
     pub trusted: bool,
     /// How deep calls may nest on one thread.
     pub max_depth: u32,
+    /// How long a reply waits at most for a slot of a side that is not trusted to give them back.
+    pub reply_patience: Duration,
 }
 
 /// One end of a link.
@@ -52,6 +54,8 @@ pub struct End {
     pub(super) pidfds: usize,
     /// How the link ended, as [`Ended`]; 0 while it has not.
     pub(super) ended: AtomicU32,
+    /// Our position beyond which nothing is received any more, once it has ended.
+    pub(super) over_at: AtomicU32,
     /// We close in order, and send nothing new.
     pub(super) draining: AtomicBool,
     /// The mark of a user's event loop.
@@ -109,6 +113,7 @@ impl End {
             doorbell,
             pidfds,
             ended: AtomicU32::new(0),
+            over_at: AtomicU32::new(0),
             draining: AtomicBool::new(false),
             armed: Mutex::new(Marks::default()),
             handler: OnceLock::new(),
@@ -161,6 +166,11 @@ impl End {
 
     /// Ends the link, unless it has ended already, and wakes everybody on both sides. Returns how it ended.
     pub fn end(&self, how: Ended) -> Ended {
+        if self.ended().is_none() {
+            // What was sent before is received yet, which is no more than a ringful.
+            let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
+            self.over_at.store(pos.wrapping_add(self.theirs.entries.count()), Ordering::Relaxed);
+        }
         if let Err(word) = self.ended.compare_exchange(0, how.to_word(), Ordering::AcqRel, Ordering::Acquire) {
             return Ended::from_word(word).unwrap_or(how);
         }

@@ -105,6 +105,11 @@ impl Intake {
         }
     }
 
+    /// How many messages can be there at one time.
+    pub fn limit(&self) -> usize {
+        self.aside_limit + self.entries.count() as usize
+    }
+
     /// Whether a message is there, without the lock: for polling.
     #[inline(always)]
     pub fn ready(&self, words: &IntakeWords<'_>) -> bool {

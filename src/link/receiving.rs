@@ -1,10 +1,10 @@
 //! Receiving requests, and answering them.
 
-use super::end::{End, Handler};
+use super::end::{End, Handler, Options};
 use super::intake::{BAD_CELL, CHUNK, Taken};
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
-use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Ticket, copy_short, guarded, reject};
+use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Stop, Ticket, copy_short, guarded, reject};
 use crate::error::{Error, Result, Violation};
 use crate::slots::SlotRef;
 use crate::slots::arena::SlotId;
@@ -36,26 +36,37 @@ impl End {
     /// Waits for the next request.
     #[inline(always)]
     pub fn recv(&self, deadline: Deadline) -> Result<Request<'_>> {
-        let mut spun = false;
+        let mut spun = None;
         loop {
-            if let Some(request) = self.take_one(spun)? {
+            if let Some(request) = self.take_one(spun.unwrap_or(false))? {
                 return Ok(request);
             }
-            spun = self.wait_request(deadline)?;
+            self.check_time(spun.is_some(), deadline)?;
+            spun = Some(self.wait_request(deadline)?);
         }
+    }
+
+    /// After a wait that was over though there is nothing to hand out, which may go on for ever: so it ends with its time.
+    #[inline(always)]
+    fn check_time(&self, waited: bool, deadline: Deadline) -> Result<()> {
+        if waited && deadline.has_passed() { Err(Stop::Deadline.refusal()) } else { Ok(()) }
     }
 
     /// Waits for the first request and takes what else is there.
     #[inline]
     pub fn recv_batch(&self, max: usize, deadline: Deadline) -> Result<Requests<'_>> {
         let mut requests = Requests::new(self, max);
-        let mut spun = false;
+        let mut spun = None;
         loop {
-            if requests.fill(spun) || max == 0 {
+            if self.is_over() {
+                self.check_ended()?;
+            }
+            if requests.fill(spun.unwrap_or(false)) || max == 0 {
                 return Ok(requests);
             }
             self.check_ended()?;
-            spun = self.wait_request(deadline)?;
+            self.check_time(spun.is_some(), deadline)?;
+            spun = Some(self.wait_request(deadline)?);
         }
     }
 
@@ -66,9 +77,19 @@ impl End {
             return Err(Error::Forked);
         }
         match self.ended_now() {
-            Some(ended) if !self.intake.ready(&self.intake_words()) => Err(ended.refusal()),
+            Some(ended) if self.is_over() || !self.intake.ready(&self.intake_words()) => Err(ended.refusal()),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the link has ended, and as much was received since as can have been sent before.
+    #[inline(always)]
+    fn is_over(&self) -> bool {
+        if self.ended.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
+        pos.wrapping_sub(self.over_at.load(Ordering::Relaxed)) < 1 << 31
     }
 
     /// `spun`: this thread has just ended a wait by spinning, on behalf of the other receivers.
@@ -79,8 +100,9 @@ impl End {
             return Err(Error::Forked);
         }
         let words = self.intake_words();
-        loop {
-            if !spun && !self.intake.ready(&words) {
+        // No more than there can be: requests that nobody waits for any more may go on for ever.
+        for _ in 0..self.theirs.entries.count() {
+            if !spun && (self.is_over() || !self.intake.ready(&words)) {
                 self.check_ended()?;
                 if !self.intake.ready(&words) {
                     return Ok(None);
@@ -103,6 +125,7 @@ impl End {
                 return Ok(Some(request));
             }
         }
+        Ok(None)
     }
 
     /// Before this thread waits: tells the other side what it has only noted so far. Taking a call makes room that a sender
@@ -289,7 +312,8 @@ impl End {
             return Err(Error::Forked);
         }
         // If nobody waits for the answer, it does not wait for a slot.
-        let slot = if self.is_given_up(call) { Err(Error::Full) } else { self.slot(bytes.len(), head.patience()) };
+        let slot =
+            if self.is_given_up(call) { Err(Error::Full) } else { self.reply_slot(bytes.len(), head.patience()) };
         match slot {
             Ok((base, slot)) => {
                 // SAFETY: loaned just now for as many bytes.
@@ -305,6 +329,18 @@ impl End {
                 })?;
                 if told { Err(error) } else { Ok(()) }
             }
+        }
+    }
+
+    /// A slot for a reply. Until when to wait for one is what the caller says, who may be the one that gives none back.
+    #[inline(always)]
+    fn reply_slot(&self, len: usize, deadline: Option<Deadline>) -> Result<(NonNull<u8>, SlotId)> {
+        let Options { trusted, reply_patience, .. } = self.options;
+        match self.slot(len, None) {
+            Err(Error::Full) if deadline.is_some() => {
+                self.slot(len, deadline.map(|at| if trusted { at } else { at.sooner(reply_patience) }))
+            }
+            slot => slot,
         }
     }
 
@@ -338,7 +374,7 @@ impl Bus for End {
         if self.forked() {
             return Err(Error::Forked);
         }
-        if len <= words::INLINE_REPLY { Ok(None) } else { self.slot(len, deadline).map(Some) }
+        if len <= words::INLINE_REPLY { Ok(None) } else { self.reply_slot(len, deadline).map(Some) }
     }
 
     #[inline]
@@ -461,14 +497,16 @@ impl<'a> Requests<'a> {
             BATCH_OF.set(end);
         }
         let chunk = [const { MaybeUninit::uninit() }; CHUNK];
-        Self { end, chunk, at: 0, len: 0, left: max, _not_send: PhantomData }
+        // No more than can be there at one time, however fast the other side sends.
+        let left = max.min(end.intake.limit());
+        Self { end, chunk, at: 0, len: 0, left, _not_send: PhantomData }
     }
 
     /// Takes the next chunk; returns whether anything was there.
     #[inline]
     pub(super) fn fill(&mut self, spun: bool) -> bool {
         let words = self.end.intake_words();
-        if self.left == 0 || self.end.forked() || (!spun && !self.end.intake.ready(&words)) {
+        if self.left == 0 || self.end.forked() || self.end.is_over() || (!spun && !self.end.intake.ready(&words)) {
             return false;
         }
         let max = self.left.min(CHUNK);

@@ -275,6 +275,8 @@ impl End {
                     // A call that was taken and is held rings nobody before its thread waits for something here.
                     let recheck = Some(Duration::from_millis(10));
                     self.wait(&SpaceSpot { end: self, seen }, deadline, true, recheck, look).map_err(Stop::refusal)?;
+                    // A position that goes to and fro must not keep this thread beyond its time.
+                    self.stopped(deadline).map_err(Stop::refusal)?;
                 }
             }
         }
