@@ -222,10 +222,12 @@ impl End {
             self.poison(Violation::ControlMessage);
             return;
         }
-        // A process that dies closes its sockets a moment before its pidfd says so. The first pidfd is that of the process
-        // that attached: if only its wrapper died, it lives and may take calls yet.
-        let moment = Deadline::after(Duration::from_millis(100));
-        let died = poll_until(&mut [PollFd::new(&watched[0], PollFlags::IN)], moment).unwrap_or(0) > 0;
+        // The first pidfd is that of the process that attached: if only its wrapper died, it lives and may take calls yet.
+        let now = Deadline::from_nanos(1);
+        let died = poll_until(&mut [PollFd::new(&watched[0], PollFlags::IN)], now).unwrap_or(0) > 0;
+        if !died && !doorbell.settle() {
+            return; // nobody waits here until that is settled: other links may be this thread's too
+        }
         // It may have closed the link in order just before. Alive, it has hung up, and nothing more will come.
         if self.ended_now().is_none() {
             self.end(if died { Ended::PeerDied } else { Ended::ByPeer });
@@ -396,6 +398,11 @@ impl End {
         }
     }
 
+    /// Changes with all that is sent or received.
+    pub(super) fn traffic(&self) -> u32 {
+        self.ours.intake.pos.0.load(Ordering::Relaxed).wrapping_add(self.tx.lock().ring.next())
+    }
+
     pub(super) fn nudge(&self, nudge: Nudge) {
         if let (Nudge(true), Some(doorbell)) = (nudge, &self.doorbell) {
             self.sleep.wake_pollers(doorbell);
@@ -459,7 +466,7 @@ impl End {
     /// Takes in what has made the descriptor of an event loop readable.
     pub(super) fn take_in_rings(&self) {
         let Some(doorbell) = &self.doorbell else { return };
-        let seen = doorbell.look(&self.theirs.control.rings.0);
+        let seen = doorbell.look(&self.theirs.control.rings.0, self.traffic());
         if seen.rung {
             self.sleep.wake_pollers(doorbell);
         }

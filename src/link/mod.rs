@@ -299,8 +299,9 @@ impl Link {
         self.end.arm()
     }
 
-    /// After an event loop woke, or did not sleep: takes in what made the descriptor readable. Blocks for up to 100 ms if the
-    /// other side has hung up: a process that dies closes its sockets a moment before it can be seen to have died.
+    /// After an event loop woke, or did not sleep: takes in what made the descriptor readable. Never blocks. If the
+    /// other side has hung up, the link ends when it is seen to have died, or 100 ms later: a process that dies closes its sockets a
+    /// moment before.
     pub fn disarm(&self) {
         self.end.disarm();
     }

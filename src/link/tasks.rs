@@ -93,6 +93,12 @@ impl Driven for End {
         if paid { self.spin.paid() } else { self.spin.missed() }
     }
 
+    fn woken_rightly(&self) {
+        if let Some(doorbell) = &self.doorbell {
+            doorbell.paid();
+        }
+    }
+
     fn forked(&self) -> bool {
         End::forked(self)
     }
@@ -372,8 +378,7 @@ impl Link {
     }
 
     /// The driver of this link's tasks, for a runtime whose reactor watches the link's [descriptor](AsFd): spawn it there. Without
-    /// one a thread of ours drives, which all links of the process share. A driver blocks its thread for up to 100 ms when the other side
-    /// hangs up, as [`disarm`](Self::disarm) does.
+    /// one a thread of ours drives, which all links of the process share.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if there is a driver already, of yours or ours. [`Error::Forked`].

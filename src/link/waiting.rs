@@ -12,6 +12,9 @@ use core::time::Duration;
 /// than 10 ms. A look costs a system call.
 const ALARM_TURNS: u32 = 1 << 17;
 
+/// A wait that was woken so often for nothing goes on by descriptor, where rings have a budget.
+const IN_VAIN: u32 = 32;
+
 impl End {
     /// Waits until `look` finds something: spins, then sleeps under the mark of `spot`. Returns what it found and whether a
     /// spin found it. `recheck` bounds each sleep, for what rings nobody.
@@ -69,8 +72,12 @@ impl End {
         let mut by_futex = starts_with_futex(&self.spin);
         // One for the whole wait: a bell that keeps ringing for nothing must not keep this thread from the descriptors.
         let mut stage_one = None;
+        let mut in_vain = 0;
         loop {
             if let Some(found) = look() {
+                if let Some(doorbell) = self.doorbell.as_ref().filter(|_| !by_futex) {
+                    doorbell.paid();
+                }
                 return Ok((found, false));
             }
             if let Some(ended) = self.ended_now() {
@@ -87,7 +94,7 @@ impl End {
             let mut look_twice = || look().map(Some).or_else(|| self.ended_now().map(|_| None));
             let found = match &self.doorbell {
                 Some(doorbell) if !by_futex => self.sleep.by_descriptor(gate, spot, until, &mut look_twice, || {
-                    if doorbell.wait(until.until(), &self.theirs.control.rings.0) {
+                    if doorbell.wait(until.until(), &self.theirs.control.rings.0, self.traffic()) {
                         self.alarm();
                     }
                 }),
@@ -97,7 +104,8 @@ impl End {
                         until.earlier(*stage_one.get_or_insert_with(|| Deadline::after(FUTEX_STAGE)))
                     });
                     let (found, long) = self.sleep.by_futex(gate, spot, until, &mut look_twice);
-                    by_futex = !long;
+                    in_vain += 1;
+                    by_futex = !long && in_vain < IN_VAIN;
                     found
                 }
             };

@@ -103,6 +103,9 @@ impl Pace {
             let now = sync::now();
             if self.until.is_none() {
                 self.patience = bus.patience();
+                if found {
+                    bus.woken_rightly();
+                }
             } else if found && self.patience > 0 {
                 bus.learn(true);
             }

@@ -107,6 +107,8 @@ pub trait Driven: Send + Sync {
     fn patience(&self) -> u64;
     /// Whether that has paid.
     fn learn(&self, paid: bool);
+    /// There was something when the driver woke.
+    fn woken_rightly(&self) {}
     /// Whether this is a forked child.
     fn forked(&self) -> bool;
     /// What to wait on.

@@ -65,12 +65,12 @@ impl Doorbell {
     pub fn ring_at(&self, _at: Deadline) {}
 
     /// Threads never come here.
-    pub fn wait(&self, _until: Option<u64>, _rings: &PeerWord) -> bool {
+    pub fn wait(&self, _until: Option<u64>, _rings: &PeerWord, _traffic: u32) -> bool {
         unreachable!("a sleep by futex has no limit in a model")
     }
 
     /// As the native one.
-    pub fn look(&self, _rings: &PeerWord) -> Seen {
+    pub fn look(&self, _rings: &PeerWord, _traffic: u32) -> Seen {
         let now = self.ours.load(Ordering::Acquire);
         let rung = self.seen.load(Ordering::Relaxed) != now;
         self.seen.store(now, Ordering::Relaxed);
@@ -80,6 +80,14 @@ impl Doorbell {
     /// The event loop sleeps until it is rung.
     pub fn sleep(&self) {
         futex_wait(FutexWord::private(&self.ours, self.seen.load(Ordering::Relaxed)), None);
+    }
+
+    /// All rings are heard.
+    pub fn paid(&self) {}
+
+    /// Nobody hangs up.
+    pub fn settle(&self) -> bool {
+        unreachable!("a model has no descriptors")
     }
 
     /// Never.
