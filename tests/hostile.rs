@@ -2,13 +2,13 @@
 
 mod common;
 
-use busway::{Deadline, Error, Link, Listener, Plugin, Process};
+use busway::{Error, Link, Listener, Plugin, Process};
 use common::directory::Directory;
 use common::figures::{duration, figure};
 use common::payload::{Random, bytes, checksum};
 use common::peer::{Region, Scribbler};
 use common::shared::{self, Words};
-use common::stalls::Stalls;
+use common::stalls::{Stalls, use_up};
 use common::{IDLE_MODES, SOON, Setup, argument, attach, child_config, finish, roles, serve, watchdog_of};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -94,37 +94,6 @@ fn stream(plugin: &Process, stop: &AtomicBool) -> Stalls {
         assert!(reply == sent, "a reply of another link was damaged");
         let event = plugin.recv(SOON).expect("an event of another link");
         assert_eq!((event.method(), event.read().ok()), (NUMBERED, Some(checksum(&sent))));
-    }
-    stalls
-}
-
-/// Uses a link in every way there is until it is closed, or for a while.
-fn use_up(plugin: &Link, seed: u64, until: Instant) -> Stalls {
-    let mut stalls = Stalls::default();
-    let mut random = Random::new(seed);
-    let short = Duration::from_micros(500);
-    while !plugin.is_closed() && Instant::now() < until {
-        let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
-        let (operation, allowed) = (random.below(10), if random.below(4) == 0 { Duration::ZERO } else { short });
-        let deadline = Deadline::after(allowed);
-        stalls.time(allowed, || match operation {
-            0..3 => drop(plugin.call(ECHO, &payload, deadline).map(|reply| reply.to_vec())),
-            3 => drop(plugin.send(ECHO, &payload, deadline)),
-            4 => drop(plugin.submit(ECHO, &payload, deadline).map(|call| call.is_ready())),
-            5 => drop(plugin.loan(payload.len(), deadline)),
-            6 => drop(plugin.recv_batch(10, deadline).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>())),
-            7 => drop((plugin.stats(), plugin.arm(), plugin.disarm())),
-            8 => {
-                let mut batch = plugin.batch();
-                let calls: Vec<_> = (0..5).map_while(|_| batch.try_submit(ECHO, &payload, deadline).ok()).collect();
-                drop(batch);
-                drop(calls);
-            }
-            _ => drop(plugin.recv(deadline).map(|request| {
-                let bytes = request.to_vec();
-                request.reply(&bytes)
-            })),
-        });
     }
     stalls
 }

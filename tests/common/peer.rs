@@ -1,14 +1,15 @@
-//! What a process can do that has joined a link and writes its side of the memory as it likes.
+//! What a process can do that has joined one link and writes its side of the memory as it likes.
 
 use super::payload::Random;
 use super::procfs::regions;
+use busway::Link;
 use busway::internals::link::words::{Bells, Body, Control, Intake, Lane, ReplyBody, ReplyCell, entry, kind};
 use busway::region::{HEADER_SIZE, Table};
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed, Ordering::Release};
 
-/// A region that this process may write as it likes, while it has the link.
+/// A region of the link of this process, which it may write as it likes if it is its own.
 pub struct Region {
     base: usize,
     len: usize,
@@ -18,25 +19,30 @@ pub struct Region {
 impl Region {
     /// That of this process.
     pub fn own() -> Self {
-        Self::with(kind::ENTRIES)
+        Self::with(kind::ENTRIES, "rw")
+    }
+
+    /// That of the other side, to be read.
+    pub fn theirs() -> Self {
+        Self::with(kind::ENTRIES, "r-")
     }
 
     /// That of the bells.
     pub fn bells() -> Self {
-        Self::with(kind::BELLS)
+        Self::with(kind::BELLS, "rw")
     }
 
-    /// The one with sections of this kind.
-    fn with(kind: u32) -> Self {
+    /// The one with sections of this kind and this access.
+    fn with(kind: u32, access: &str) -> Self {
         let regions = regions();
-        let writable = regions.iter().filter(|(.., access)| access.starts_with("rw")).map(|(start, end, _)| {
+        let mut regions = regions.iter().filter(|(.., of)| of.starts_with(access)).map(|(start, end, _)| {
             // SAFETY: mapped and readable; nobody has written the header yet.
             let page = unsafe { *(*start as *const [u8; HEADER_SIZE]) };
             let table = Table::from_page(&page, (end - start) as u64).expect("a valid header");
             Self { base: *start, len: end - start, table }
         });
         let has_it = |region: &Self| region.table.sections().iter().any(|section| section.kind == kind);
-        writable.into_iter().find(has_it).expect("a region of this kind")
+        regions.find(has_it).expect("a region of this kind")
     }
 
     /// The elements of a section.
@@ -80,6 +86,22 @@ impl Region {
         // SAFETY: no other thread of this process writes it.
         unsafe { entry.value.write(body) };
         entry.word.store(u64::from(tag) << 32 | u64::from(position.wrapping_add(1)), Release);
+    }
+
+    /// Keeps the ring full from `position` on, until the link ends.
+    pub fn publish_on(&self, link: &Link, mut position: u32, entry: impl Fn(u32) -> (u32, Body)) {
+        let (theirs, entries) = (Self::theirs(), self.section::<Entry<Body>>(kind::ENTRIES).len() as u32);
+        while !link.is_closed() {
+            for _ in 0..1000 {
+                while position.wrapping_sub(theirs.pos().load(Relaxed)) < entries {
+                    let (tag, body) = entry(position);
+                    self.publish(position, tag, body);
+                    position = position.wrapping_add(1);
+                }
+            }
+            // To learn of the end. Dropped, a request would be answered.
+            std::mem::forget(link.try_recv());
+        }
     }
 
     /// Writes a reply.

@@ -1,7 +1,11 @@
 //! How long operations of this process took beyond what they were allowed to.
 
+use super::payload::{Random, bytes};
+use busway::{Deadline, Link};
 use std::fmt;
 use std::time::{Duration, Instant};
+
+const METHOD: u32 = 1;
 
 /// The longest of many operations beyond their deadlines.
 #[derive(Clone, Copy, Default)]
@@ -47,18 +51,54 @@ impl fmt::Display for Stalls {
 
 /// How long this thread has computed.
 pub fn thread_time() -> Duration {
-    time_of(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
-/// How long all threads of this process have computed.
-pub fn process_time() -> Duration {
-    time_of(libc::CLOCK_PROCESS_CPUTIME_ID)
-}
-
-fn time_of(clock: libc::clockid_t) -> Duration {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: a clock that there is, and a place to write to.
-    let read = unsafe { libc::clock_gettime(clock, &mut time) };
+    let read = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
     assert_eq!(read, 0, "read the clock of a thread");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// How long the threads of this process that have this name have computed.
+pub fn time_of_threads(name: &str) -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("our threads").flatten();
+    let read = |of: &std::path::Path, what: &str| std::fs::read_to_string(of.join(what)).unwrap_or_default();
+    let of_name = threads.filter(|thread| read(&thread.path(), "comm").trim() == name);
+    of_name
+        .map(|thread| {
+            let schedstat = read(&thread.path(), "schedstat");
+            let computed = schedstat.split_whitespace().next().and_then(|ns| ns.parse().ok());
+            Duration::from_nanos(computed.unwrap_or_default())
+        })
+        .sum()
+}
+
+/// Uses a link in every way there is until it is closed, or for a while.
+pub fn use_up(plugin: &Link, seed: u64, until: Instant) -> Stalls {
+    let mut stalls = Stalls::default();
+    let mut random = Random::new(seed);
+    let short = Duration::from_micros(500);
+    while !plugin.is_closed() && Instant::now() < until {
+        let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
+        let (operation, allowed) = (random.below(10), if random.below(4) == 0 { Duration::ZERO } else { short });
+        let deadline = Deadline::after(allowed);
+        stalls.time(allowed, || match operation {
+            0..3 => drop(plugin.call(METHOD, &payload, deadline).map(|reply| reply.to_vec())),
+            3 => drop(plugin.send(METHOD, &payload, deadline)),
+            4 => drop(plugin.submit(METHOD, &payload, deadline).map(|call| call.is_ready())),
+            5 => drop(plugin.loan(payload.len(), deadline)),
+            6 => drop(plugin.recv_batch(10, deadline).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>())),
+            7 => drop((plugin.stats(), plugin.arm(), plugin.disarm())),
+            8 => {
+                let mut batch = plugin.batch();
+                let calls: Vec<_> = (0..5).map_while(|_| batch.try_submit(METHOD, &payload, deadline).ok()).collect();
+                drop(batch);
+                drop(calls);
+            }
+            _ => drop(plugin.recv(deadline).map(|request| {
+                let bytes = request.to_vec();
+                request.reply(&bytes)
+            })),
+        });
+    }
+    stalls
 }
