@@ -162,8 +162,8 @@ impl Table {
             bytes.chunks_exact(size_of::<Section>()).map(bytemuck::pod_read_unaligned).collect();
         let mut ranges = Vec::with_capacity(sections.len());
         for s in &sections {
-            // Neither product nor sum can overflow: 32 by 32 bits, on top of at most MAX_LENGTH.
-            let end = s.offset.min(MAX_LENGTH) + u64::from(s.count) * u64::from(s.stride);
+            // The product of 32 by 32 bits cannot overflow; with an offset on top it can.
+            let end = s.offset.saturating_add(u64::from(s.count) * u64::from(s.stride));
             if s.offset < HEADER_SIZE as u64 || s.offset > length || end > length {
                 return bad("a section leaves the region");
             }
@@ -225,6 +225,16 @@ mod tests {
             plan.add(1, 0, 1, 64, 64);
         }
         assert!(matches!(plan.finish(), Err(JoinError::Geometry { .. })));
+    }
+
+    #[test]
+    fn a_section_whose_end_does_not_fit_a_number_leaves_the_region() {
+        for offset in [4096, 1 << 33, MAX_LENGTH, u64::MAX - 63] {
+            let section =
+                Section { kind: 1, version: 1, count: u32::MAX, offset, stride: u32::MAX, ..Section::default() };
+            let page = Table { sections: vec![section], length: MAX_LENGTH }.to_page();
+            assert!(matches!(Table::from_page(&page, MAX_LENGTH), Err(JoinError::Geometry { .. })), "{offset}");
+        }
     }
 
     #[test]
