@@ -69,6 +69,10 @@ impl End {
                     {
                         self.serve_nested(handler, request);
                     }
+                    // There may always be another.
+                    if let Err(stop) = self.stopped(ticket.deadline) {
+                        return self.stop_waiting(ticket, stop);
+                    }
                 }
                 Err(stop) => return self.stop_waiting(ticket, stop),
             }
