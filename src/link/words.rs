@@ -383,10 +383,15 @@ impl core::ops::Deref for BellsOf {
 pub struct BellView {
     pub ours: BellsOf,
     pub theirs: BellsOf,
-    _region: Region,
+    region: Region,
 }
 
 impl BellView {
+    /// The region.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
     /// Finds the bells in a region whose table was validated, for a link of `cells` reply cells, seen from `side`.
     ///
     /// # Errors
@@ -406,7 +411,7 @@ impl BellView {
             Side::Host => (host, plugin),
             Side::Plugin => (plugin, host),
         };
-        Ok(Self { ours, theirs, _region: region })
+        Ok(Self { ours, theirs, region })
     }
 }
 
@@ -481,6 +486,11 @@ impl<W: Word> View<W> {
     #[inline(always)]
     pub fn forked(&self) -> bool {
         self.region.forked()
+    }
+
+    /// The region.
+    pub fn region(&self) -> &Region {
+        &self.region
     }
 
     /// Finds everything in a region whose table was validated.
