@@ -175,6 +175,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         // SAFETY: as this function's contract.
         unsafe { copy_relaxed(from, to, len) }
     }
+    crate::sync::loaded(from, len);
 }
 
 /// Relaxed loads: whole words where the source is aligned, bytes at the edges.

@@ -6,6 +6,8 @@
 
 mod calls;
 mod end;
+#[cfg(all(test, not(any(busway_loom, miri))))]
+mod endless;
 mod intake;
 mod receiving;
 mod replies;
@@ -16,6 +18,8 @@ mod stats;
 mod tasks;
 #[cfg(all(test, not(busway_loom)))]
 mod tests;
+#[cfg(all(test, not(any(busway_loom, miri))))]
+mod twice;
 mod waiting;
 #[doc(hidden)]
 pub mod words;
@@ -347,6 +351,12 @@ impl Link {
         };
         let host = end(host, plugin_seen, bells, doorbells.0, Side::Host)?;
         Ok((host, end(plugin, host_seen, bells_seen, doorbells.1, Side::Plugin)?))
+    }
+
+    /// All that this side can write: its region, and the bells. For tests that play a peer which lies.
+    #[doc(hidden)]
+    pub fn memory(&self) -> [&crate::region::Region; 2] {
+        [self.end.ours.region(), self.end.bells.region()]
     }
 
     /// What a model of a driver needs: the bus, and where its event loop sleeps.

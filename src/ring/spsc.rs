@@ -28,7 +28,7 @@
 //! The word per entry follows Dmitry Vyukov's bounded queue, with one side each.
 
 use crate::error::Violation;
-use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, mutant, prefetch_write};
+use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, loaded, mutant, prefetch_write};
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -53,7 +53,14 @@ impl<T: NoUninit + AnyBitPattern> Entry<T> {
     /// Whether the message of position `at` is here. Acquires nothing: for polling.
     #[inline(always)]
     pub fn holds(&self, at: u32) -> bool {
-        self.word.load(Ordering::Relaxed) as u32 == at.wrapping_add(1)
+        self.load() as u32 == at.wrapping_add(1)
+    }
+
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        let word = self.word.load(Ordering::Relaxed);
+        loaded(&raw const self.word, 8);
+        word
     }
 }
 
@@ -256,7 +263,7 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     pub fn peek(&self) -> Option<u32> {
         // SAFETY: in bounds by the mask, valid by the contract of `new`.
         let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
-        let word = entry.word.load(Ordering::Relaxed);
+        let word = entry.load();
         (word as u32 == self.next.wrapping_add(1)).then_some((word >> 32) as u32)
     }
 
@@ -272,7 +279,7 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     pub fn take_into(&mut self, to: &mut MaybeUninit<Message<T>>) -> bool {
         // SAFETY: in bounds by the mask, valid by the contract of `new`.
         let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
-        let word = entry.word.load(Ordering::Relaxed);
+        let word = entry.load();
         if word as u32 != self.next.wrapping_add(1) {
             return false;
         }

@@ -78,6 +78,7 @@ impl<T: NoUninit + AnyBitPattern> PeerCell<T> {
         unsafe {
             copy_units(self.0.get(), to.as_mut_ptr());
         }
+        super::loaded(self, size_of::<T>());
         #[cfg(busway_loom)]
         // SAFETY: loom reports the model if this races with a write.
         to.write(self.0.with(|p| unsafe { p.read() }));

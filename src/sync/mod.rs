@@ -22,6 +22,8 @@
 mod cell;
 #[cfg(any(test, busway_loom))]
 mod crash;
+#[cfg(all(test, not(busway_loom)))]
+mod fetch;
 #[cfg(busway_loom)]
 mod model;
 #[cfg(not(busway_loom))]
@@ -39,6 +41,8 @@ pub use cell::PeerCell;
 pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
 pub use crash::{crash, dies_at};
+#[cfg(all(test, not(busway_loom)))]
+pub use fetch::{after_loads, loaded};
 pub use imp::{
     AtomicBool, AtomicU32, AtomicU64, ForkGuard, FutexWord, Mutex, MutexGuard, cpu, demote, fence, futex_wait,
     futex_wait_any, futex_wake, futex_wake_bits, mutant, now, prefetch_read, prefetch_write, spin_loop, thread_number,
@@ -55,6 +59,11 @@ pub use steps::{at_step, crash};
 #[cfg(not(any(test, busway_loom, busway_crash)))]
 #[inline(always)]
 pub const fn crash() {}
+
+/// Stands after each load of memory that a peer writes. In tests it can be changed there; else this is nothing.
+#[cfg(not(all(test, not(busway_loom))))]
+#[inline(always)]
+pub const fn loaded<T>(_from: *const T, _len: usize) {}
 
 /// More threads than this do not get a [`thread_number`]: they take the slower, locked paths.
 ///

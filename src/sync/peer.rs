@@ -1,6 +1,6 @@
 //! A word that another process writes.
 
-use super::{AtomicU32, Ordering};
+use super::{AtomicU32, Ordering, loaded};
 
 /// A 32-bit word in memory of the peer, mapped read-only here: it can be loaded, nothing else.
 ///
@@ -21,19 +21,23 @@ impl PeerWord {
     /// Loads the word, with no ordering. For hints, and before an explicit fence.
     #[inline(always)]
     pub fn hint(&self) -> u32 {
-        self.0.load(Ordering::Relaxed)
+        let value = self.0.load(Ordering::Relaxed);
+        loaded(self, 4);
+        value
     }
 
     /// Loads the word and acquires what its writer released with it.
     #[inline(always)]
     pub fn load(&self) -> u32 {
         #[cfg(not(busway_tsan))]
-        {
+        let value = {
             let value = self.0.load(Ordering::Relaxed);
             super::fence(Ordering::Acquire);
             value
-        }
+        };
         #[cfg(busway_tsan)]
-        self.0.load(Ordering::Acquire)
+        let value = self.0.load(Ordering::Acquire);
+        loaded(self, 4);
+        value
     }
 }
