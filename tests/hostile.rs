@@ -9,7 +9,7 @@ use common::payload::{Random, bytes, checksum};
 use common::peer::{Region, Scribbler};
 use common::shared::{self, Words};
 use common::stalls::{Stalls, use_up};
-use common::{IDLE_MODES, SOON, Setup, argument, attach, child_config, finish, roles, serve, watchdog_of};
+use common::{IDLE_MODES, SOON, Setup, argument, attach, child_config, emulated, finish, roles, serve, watchdog_of};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -195,7 +195,7 @@ fn besiege(shared: (&std::fs::File, Words), hostile: bool, time: Duration) -> Si
 
 #[test]
 fn a_plugin_that_flips_words_harms_its_own_messages_alone() {
-    let time = duration(Duration::from_secs(3));
+    let time = duration(Duration::from_secs(if emulated() { 10 } else { 3 }));
     let _watchdog = watchdog_of(60 + 2 * time.as_secs() as u32);
     let (file, words) = shared::create(2);
     let peace = besiege((&file, words), false, (time / 10).max(Duration::from_secs(1)));

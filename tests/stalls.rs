@@ -14,7 +14,9 @@ use common::peer::{CALLING, EVENT, Region, calling};
 use common::pipe::{Go, wait_for_go};
 use common::shared;
 use common::stalls::{Stalls, thread_time, time_of_threads, use_up};
-use common::{IDLE_MODES, SOON, Setup, assert_err, attach, finish, roles, serve, spawn, until, watchdog};
+use common::{
+    IDLE_MODES, SOON, Setup, assert_err, attach, emulated, finish, roles, serve, skip, spawn, until, watchdog,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, SocketType, sockopt};
 use rustix::thread::futex;
@@ -86,6 +88,9 @@ fn steals() {
 #[test]
 fn a_thread_whose_wake_up_is_stolen_wakes_all_the_same() {
     let _watchdog = watchdog();
+    if emulated() {
+        return skip("an emulator sleeps in its own way");
+    }
     for idle in ["adaptive", "park"] {
         let (file, words) = shared::create(1);
         let setup = Setup::default().idle(idle);
@@ -139,6 +144,9 @@ type Wait = fn(&Process, &LinkSet, Duration);
 #[test]
 fn rings_for_nothing_cost_little() {
     let _watchdog = watchdog();
+    if emulated() {
+        return skip("an emulator computes for what it emulates");
+    }
     let time = duration(Duration::from_secs(5)).min(Duration::from_secs(20)) / 5;
     let waits: [(&str, Wait); 5] = [
         ("a thread that receives", |plugin, _, time| assert_err!(plugin.recv(time), Error::Timeout { .. })),
