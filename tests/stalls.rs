@@ -328,7 +328,7 @@ fn an_event_storm_ends_with_its_link() {
         }
         stalls.time(allowed, || plugin.close(allowed));
         let received = stalls.time(Duration::ZERO, || std::iter::from_fn(|| plugin.recv(SOON).ok()).count());
-        assert!(received <= 256, "{received} events after the end");
+        assert!(received <= 17 * 256, "{received} events after the end");
         assert_err!(plugin.recv_batch(10, SOON).map(Iterator::count), Error::Closed);
         figure("G5", &format!("longest stall beyond deadlines, event storm ({idle})"), stalls);
         finish(plugin);

@@ -167,9 +167,9 @@ impl End {
     /// Ends the link, unless it has ended already, and wakes everybody on both sides. Returns how it ended.
     pub fn end(&self, how: Ended) -> Ended {
         if self.ended().is_none() {
-            // What was sent before is received yet, which is no more than a ringful.
+            // What was sent before is received yet. Our position may be behind by all that is set aside.
             let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
-            self.over_at.store(pos.wrapping_add(self.theirs.entries.count()), Ordering::Relaxed);
+            self.over_at.store(pos.wrapping_add(self.intake.limit() as u32), Ordering::Relaxed);
         }
         if let Err(word) = self.ended.compare_exchange(0, how.to_word(), Ordering::AcqRel, Ordering::Acquire) {
             return Ended::from_word(word).unwrap_or(how);
