@@ -7,6 +7,7 @@ use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Deadline, Error, Idle, JoinError, Request, Result, SizeClass};
 use common::directory::Directory;
 use common::pipe::{Reports, say};
+use common::trace::{self, Traced, can_trace};
 use common::{SOON, Setup, argument, assert_err, emulated, procfs, roles, signal, skip, until, watchdog};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
@@ -350,14 +351,7 @@ fn a_host_whose_files_were_removed_removes_nobody_elses() {
 fn steps() {
     let argument = argument();
     let (what, name) = argument.split_once(' ').expect("two words");
-    let stop = || {
-        // SAFETY: stops this process until its tracer lets it go on.
-        unsafe { libc::raise(libc::SIGSTOP) }
-    };
-    // SAFETY: takes plain numbers, of this thread.
-    let (thread, traced) = unsafe { (libc::gettid(), libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)) };
-    assert_eq!(traced, 0, "it is traced already");
-    say(thread);
+    trace::offer();
     let create = || Pool::create_named(name, &config());
     let (mut pool, mut member) = (None, None);
     match what {
@@ -365,7 +359,7 @@ fn steps() {
         "leave" => member = open(name).ok(),
         _ => {}
     }
-    stop();
+    trace::stop();
     let result = match what {
         "create" => create().map(|created| pool = Some(created)),
         "open" => open(name).map(|opened| {
@@ -383,14 +377,14 @@ fn steps() {
         Err(Error::Closed | Error::Join(JoinError::NoHost)) => "no host",
         Err(e) => panic!("{e}"),
     });
-    stop();
+    trace::stop();
 }
 
 /// A child that does something, stopped in the middle.
 struct Stopped {
     child: Child,
     reports: Reports,
-    thread: i32,
+    traced: Traced,
 }
 
 impl Stopped {
@@ -399,42 +393,21 @@ impl Stopped {
         let mut command = Setup::default().command_with("steps", format!("{what} {name}"));
         let mut reports = Reports::of(&mut command);
         let child = command.spawn().expect("spawn");
-        let thread = reports.number() as i32;
-        let stopped = Self { child, reports, thread };
-        assert_eq!(stopped.wait(), libc::SIGSTOP);
-        // It is not to stay behind, stopped.
-        stopped.trace(libc::PTRACE_SETOPTIONS, libc::PTRACE_O_EXITKILL);
-        let alive = (0..=step).all(|_| {
-            stopped.trace(libc::PTRACE_SYSCALL, 0);
-            stopped.wait() == libc::SIGTRAP
-        });
-        (stopped, alive)
-    }
-
-    fn wait(&self) -> i32 {
-        let mut status = 0;
-        // SAFETY: a thread that we trace; the status is written before this returns.
-        assert_eq!(unsafe { libc::waitpid(self.thread, &mut status, libc::__WALL) }, self.thread);
-        assert!(libc::WIFSTOPPED(status), "it ended by itself: {status:#x}");
-        libc::WSTOPSIG(status)
-    }
-
-    fn trace(&self, request: libc::c_uint, data: i32) {
-        // SAFETY: a thread that is stopped; these requests take plain numbers.
-        assert_eq!(unsafe { libc::ptrace(request, self.thread, 0, data) }, 0);
+        let traced = Traced::new(child.id(), &mut reports);
+        assert_eq!(traced.wait(), libc::SIGSTOP);
+        traced.bind();
+        let alive = (0..=step).all(|_| traced.next_system_call());
+        (Self { child, reports, traced }, alive)
     }
 
     fn kill(self) {
-        signal(self.child.id(), libc::SIGKILL);
-        // A traced thread is waited for before its process can be.
-        // SAFETY: as above.
-        assert_eq!(unsafe { libc::waitpid(self.thread, std::ptr::null_mut(), libc::__WALL) }, self.thread);
+        self.traced.kill();
         kill(self.child);
     }
 
     /// Lets it go on until it says how it ended, and runs `check` while it has what it made.
     fn go(mut self, check: impl FnOnce(&str)) {
-        self.trace(libc::PTRACE_DETACH, 0);
+        self.traced.detach();
         check(&self.reports.expect());
         kill(self.child);
     }
@@ -451,13 +424,6 @@ fn at_every_step(what: &str, name: &str, mut check: impl FnMut(Stopped)) {
         }
         check(stopped);
     }
-}
-
-fn can_trace() -> bool {
-    if emulated() {
-        skip("no ptrace under an emulator");
-    }
-    !emulated()
 }
 
 #[test]

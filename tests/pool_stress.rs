@@ -6,8 +6,9 @@
 mod common;
 
 use busway::pool::{Member, MemberProcess, Pool, PoolConfig};
-use busway::{Error, Idle, Message, Request, Result, SizeClass, reject};
-use common::payload::{Random, bytes};
+use busway::{Error, Idle, Request, SizeClass};
+use common::books::{Records, content, id_of, of_call, of_error, outcome};
+use common::payload::Random;
 use common::shared::{self, Words};
 use common::{SOON, Setup, argument, emulated, roles, until, watchdog_of};
 use std::collections::BTreeMap;
@@ -28,22 +29,6 @@ const SERVES: [&[&str]; MEMBERS - PRODUCERS] = [&["a"], &["a"], &["b"], &["a", "
 const DEPTH: u32 = 3;
 /// How many a producer may issue for each kill, so that the books have an end.
 const ALLOWED: u32 = 400;
-
-/// What became of a request: the low byte of its record, which its producer writes. The rest counts executions.
-mod outcome {
-    pub const ISSUED: u32 = 1;
-    /// Answered: executed once.
-    pub const ANSWERED: u32 = 2;
-    /// The error said that it was not executed.
-    pub const NOT_EXECUTED: u32 = 3;
-    /// Given up while a worker may have had it.
-    pub const GIVEN_UP: u32 = 4;
-    /// Its worker died.
-    pub const DIED: u32 = 5;
-    /// An event that was sent.
-    pub const SENT: u32 = 6;
-}
-const EXECUTION: u32 = 1 << 8;
 
 /// Words about one seat, which members have one after another.
 const SEAT: usize = 64;
@@ -77,8 +62,8 @@ impl Books {
         &self.0[SEAT * (seat + 1)..][..SEAT]
     }
 
-    fn records(&self) -> &[AtomicU32] {
-        &self.0[SEAT * (MEMBERS + 1)..]
+    fn records(&self) -> Records {
+        Records(&self.0[SEAT * (MEMBERS + 1)..])
     }
 
     /// The number of a request: the `n`th of a producer.
@@ -88,21 +73,13 @@ impl Books {
 
     fn issue(&self, seat: usize) -> u32 {
         let id = self.id(seat, self.seat(seat)[ISSUED].fetch_add(1, SeqCst));
-        self.records()[id as usize].fetch_add(outcome::ISSUED, SeqCst);
+        self.records().issue(id);
         id
     }
 
     /// The one completion.
     fn complete(&self, id: u32, outcome: u32) {
-        let before = self.records()[id as usize].fetch_add(outcome - outcome::ISSUED, SeqCst);
-        assert_eq!(before & 0xff, outcome::ISSUED, "{id} is completed twice");
-    }
-
-    fn execute(&self, id: u32) {
-        let before = self.records()[id as usize].fetch_add(EXECUTION, SeqCst);
-        assert_eq!(before / EXECUTION, 0, "{id} is executed twice");
-        assert_ne!(before & 0xff, outcome::NOT_EXECUTED, "{id} is executed after all");
-        assert_ne!(before & 0xff, 0, "{id} was never issued");
+        self.records().complete(id, outcome);
     }
 }
 
@@ -156,13 +133,6 @@ fn take(words: &[AtomicU32]) -> Option<String> {
     let mut bytes: Vec<_> = words.iter().flat_map(|word| word.swap(0, SeqCst).to_le_bytes()).collect();
     bytes.retain(|byte| *byte != 0);
     (!bytes.is_empty()).then(|| String::from_utf8(bytes).expect("text"))
-}
-
-/// The payload of a request, or with `!id` of its reply.
-fn content(id: u64, len: usize) -> Vec<u8> {
-    let mut content = bytes(id, len);
-    content[..8].copy_from_slice(&id.to_le_bytes());
-    content
 }
 
 fn produces() {
@@ -235,27 +205,6 @@ impl Crew {
     }
 }
 
-fn of_call(id: u32, answer: u32, result: Result<Message<'_>>) -> u32 {
-    match result {
-        Ok(reply) => {
-            assert_eq!(reply.to_vec(), content(!u64::from(id), answer as usize), "the reply to {id}");
-            outcome::ANSWERED
-        }
-        Err(e) => of_error(e),
-    }
-}
-
-fn of_error(error: Error) -> u32 {
-    match error {
-        Error::Timeout { maybe_executed: false } | Error::PeerDied { maybe_executed: false } => outcome::NOT_EXECUTED,
-        Error::Timeout { maybe_executed: true } => outcome::GIVEN_UP,
-        Error::PeerDied { maybe_executed: true } => outcome::DIED,
-        // Its worker waited for a slot until the deadline.
-        Error::Rejected { code: reject::NO_SLOT | reject::UNANSWERED, .. } => outcome::ANSWERED,
-        error => panic!("{error}"),
-    }
-}
-
 fn consumes() {
     let crew = Crew::join();
     let worker = crew.member.worker(SERVES[crew.seat - PRODUCERS].iter().copied()).expect("queues");
@@ -274,13 +223,12 @@ fn serve(books: &Books, request: Request<'_>) {
     if payload.is_empty() {
         return;
     }
-    let id = u64::from_le_bytes(payload[..8].try_into().expect("8 bytes"));
-    assert_eq!(payload, content(id, payload.len()), "the request {id}");
-    books.execute(id as u32);
+    let id = id_of(&payload);
+    books.records().execute(id);
     if request.is_event() {
         return;
     }
-    let answer = content(!id, request.method() as usize);
+    let answer = content(!u64::from(id), request.method() as usize);
     let replied = if id % 2 == 0 || answer.len() <= 64 {
         request.reply(&answer)
     } else {
@@ -417,18 +365,14 @@ impl Stress {
     }
 
     /// Looks at each request, and returns how many of them ended how.
-    fn audit(&self) -> [u32; 7] {
-        let (mut outcomes, mut lost) = ([0; 7], 0);
+    fn audit(&self) -> [u32; outcome::COUNT] {
+        let (mut outcomes, mut lost) = ([0; outcome::COUNT], 0);
         for (seat, ends) in self.ends.iter().enumerate() {
             for n in 0..self.books.seat(seat)[ISSUED].load(SeqCst) {
                 let id = self.books.id(seat, n);
-                let record = self.books.records()[id as usize].load(SeqCst);
-                let (outcome, executed) = (record % EXECUTION, record / EXECUTION);
-                assert!(executed <= 1, "{id} was executed {executed} times");
+                let (outcome, executed) = self.books.records().look(id);
                 match outcome {
-                    outcome::ANSWERED => assert_eq!(executed, 1, "{id} was answered"),
-                    outcome::NOT_EXECUTED => assert_eq!(executed, 0, "{id} was told not to be executed"),
-                    outcome::GIVEN_UP => {}
+                    outcome::ANSWERED | outcome::NOT_EXECUTED | outcome::GIVEN_UP => {}
                     outcome::DIED => lost += 1,
                     outcome::SENT => lost += 1 - executed,
                     _ => {

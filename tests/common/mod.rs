@@ -4,6 +4,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod books;
 pub mod directory;
 pub mod figures;
 pub mod footprint;
@@ -15,6 +16,7 @@ pub mod pipe;
 pub mod procfs;
 pub mod shared;
 pub mod stalls;
+pub mod trace;
 pub mod user;
 
 use busway::{Config, Geometry, Host, Idle, Link, Plugin, Process, Request, SizeClass};

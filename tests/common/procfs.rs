@@ -15,7 +15,12 @@ pub fn descriptors() -> usize {
 
 /// Mappings of busway's memory files in this process: (first byte, last byte + 1, permissions).
 pub fn regions() -> Vec<(usize, usize, String)> {
-    let maps = fs::read_to_string("/proc/self/maps").expect("/proc/self/maps");
+    regions_of(std::process::id())
+}
+
+/// As [`regions`], of another process.
+pub fn regions_of(pid: u32) -> Vec<(usize, usize, String)> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("the process lives");
     let regions = maps.lines().filter(|line| line.contains("memfd:busway"));
     regions
         .map(|line| {
