@@ -8,6 +8,8 @@
 mod common;
 #[path = "crash_points/acts.rs"]
 mod acts;
+#[path = "crash_points/rings.rs"]
+mod rings;
 #[path = "crash_points/scene.rs"]
 mod scene;
 #[path = "crash_points/survivor.rs"]
@@ -18,12 +20,16 @@ mod sweep;
 mod walk;
 
 use acts::OPERATIONS;
+use common::figures::{duration, figure};
+use common::payload::Random;
 use common::trace::can_trace;
 use common::{roles, watchdog_of};
-use scene::{Place, acts, link, pool};
+use rings::rings;
+use scene::{Fate, Place, acts, link, pool};
+use std::time::{Duration, Instant};
 use sweep::Sweep;
 
-roles!(acts);
+roles!(acts, rings);
 
 #[test]
 fn plugins() {
@@ -57,5 +63,49 @@ fn members() {
     for operation in OPERATIONS.iter().filter(|operation| !operation.only_links) {
         sweep.over(&format!("Pool: {}", operation.name), |fate| pool(&[(operation, fate)]));
     }
+    sweep.report();
+}
+
+#[test]
+fn members_of_rings() {
+    if !can_trace() {
+        return;
+    }
+    let _watchdog = watchdog_of(600);
+    let mut sweep = Sweep::begin();
+    for what in rings::OPERATIONS {
+        sweep.over(&format!("Ring: {what}"), |fate| rings::play(what, fate));
+    }
+    sweep.report();
+}
+
+/// One is killed while another stands still, in any two operations.
+#[test]
+fn pairs_of_members() {
+    if !can_trace() {
+        return;
+    }
+    let _watchdog = watchdog_of(60 + duration(Duration::ZERO).as_secs() as u32);
+    let mut sweep = Sweep::begin();
+    let points = |operation| pool(&[(operation, Fate::Walks)]).events.len() + 1;
+    let fit: Vec<_> = OPERATIONS.iter().filter(|operation| operation.fits_others()).collect();
+    let points: Vec<_> = fit.iter().map(|operation| points(operation)).collect();
+    let mut random = Random::new(std::process::id().into());
+    let (start, mut pairs) = (Instant::now(), 0);
+    while start.elapsed() < duration(Duration::from_secs(2)) {
+        let [one, other] = [(); 2].map(|()| random.below(fit.len()));
+        if !fit[one].fits(fit[other]) {
+            continue;
+        }
+        let fates = [Fate::Killed(random.below(points[one])), Fate::Paused(random.below(points[other]))];
+        let mut crew = [(fit[one], fates[0]), (fit[other], fates[1])];
+        if random.below(2) == 0 {
+            crew.reverse();
+        }
+        let name = format!("{}: {:?}, {}", crew[0].0.name, crew[0].1, crew[1].0.name);
+        sweep.play(&name, crew[1].1, |_| pool(&crew));
+        pairs += 1;
+    }
+    figure("G2", "one member killed while another stands still", format!("{pairs} pairs, {} failures", sweep.failures()));
     sweep.report();
 }

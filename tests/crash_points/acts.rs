@@ -172,6 +172,17 @@ impl Operation {
         Self { serving, ..self }
     }
 
+    /// Whether others of the pool may do something at the same time.
+    pub fn fits_others(&self) -> bool {
+        !self.only_links && self.name != "receive together" && self.serving != Serving::WhenAsleep
+    }
+
+    /// Whether either can do with what is asked of the other.
+    pub fn fits(&self, other: &Self) -> bool {
+        use Ask::{Call, Event};
+        !matches!((self.ask, other.ask), (Event { .. }, Call { .. }) | (Call { .. }, Event { .. }))
+    }
+
     const fn only_links(self) -> Self {
         Self { only_links: true, ..self }
     }

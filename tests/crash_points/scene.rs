@@ -40,7 +40,8 @@ pub enum Fate {
 }
 
 impl Fate {
-    fn events(self) -> usize {
+    /// How far it walks.
+    pub fn events(self) -> usize {
         match self {
             Self::Killed(events) | Self::Paused(events) => events,
             Self::Walks => usize::MAX,
@@ -57,13 +58,13 @@ pub struct Played {
 }
 
 const ENTRIES: u32 = 16;
-const CLASSES: [(u32, u32); 2] = [(64, 12), (640, 8)];
+const CLASSES: [(u32, u32); 2] = [(64, 24), (640, 24)];
 
 fn classes() -> Vec<SizeClass> {
     CLASSES.map(|(size, count)| SizeClass { size, count }).into()
 }
 
-fn setup() -> Setup {
+pub fn setup() -> Setup {
     let geometry = Geometry { entries: ENTRIES, cells: ENTRIES, classes: classes() };
     // It sleeps as soon as it has nothing to do, so that each walk goes the same way.
     Setup { geometry, idle: "park", depth: 8 }
@@ -132,6 +133,14 @@ impl Spawning {
 struct Walker {
     traced: Traced,
     fate: Fate,
+    /// Somebody listens, or else it ends by a signal.
+    _reports: Reports,
+}
+
+impl Walker {
+    fn new(pid: u32, mut reports: Reports, fate: Fate) -> Self {
+        Self { traced: Traced::new(pid, &mut reports), fate, _reports: reports }
+    }
 }
 
 impl Survivor<'_, '_> {
@@ -148,7 +157,7 @@ impl Survivor<'_, '_> {
             walker.traced.bind();
         }
         let mut played = Played::default();
-        for Walker { traced, fate } in walkers {
+        for Walker { traced, fate, .. } in walkers {
             let mut walk = Walk::begin(traced);
             walk.to(fate.events(), &mut |asleep| self.turn(asleep, false));
             played = Played { instructions: walk.instructions, events: walk.events, ..played };
@@ -191,8 +200,8 @@ pub fn link(place: Place, operation: &'static Operation, fate: Fate) -> Played {
     if place == Place::Plugin {
         let host = Host::new(setup().config().idle(Idle::Poll)).patience(SOON);
         let plugin = host.spawn(child.command).expect("spawn");
-        let traced = Traced::new(plugin.id(), &mut child.reports);
-        let played = with_link(&plugin, Books(words), operation, Walker { traced, fate });
+        let walker = Walker::new(plugin.id(), child.reports, fate);
+        let played = with_link(&plugin, Books(words), operation, walker);
         let ended = plugin.shut_down(SOON).expect("reaped");
         assert_eq!(ended.success(), !matches!(fate, Fate::Killed(_)), "{ended}");
         return played;
@@ -200,8 +209,9 @@ pub fn link(place: Place, operation: &'static Operation, fate: Fate) -> Played {
     let mut host = child.command.spawn().expect("spawn");
     let traced = Traced::new(host.id(), &mut child.reports);
     assert_eq!(child.reports.expect(), "listens");
+    let walker = Walker { traced, fate, _reports: child.reports };
     let link = Plugin::connect(&path, &setup().config().idle(Idle::Poll)).expect("connect");
-    let played = with_link(&link, Books(words), operation, Walker { traced, fate });
+    let played = with_link(&link, Books(words), operation, walker);
     drop(link);
     let ended = host.wait().expect("reaped");
     assert_eq!(ended.success(), !matches!(fate, Fate::Killed(_)), "{ended}");
@@ -256,15 +266,16 @@ pub fn pool(crew: &[(&'static Operation, Fate)]) -> Played {
     let mut processes = Vec::new();
     let mut walkers = Vec::new();
     for (party, (operation, fate)) in (1..).zip(crew) {
-        let mut child = Spawning::new(Place::Pool, party, operation, Path::new("none"), &file);
+        let child = Spawning::new(Place::Pool, party, operation, Path::new("none"), &file);
         processes.push(pool.spawn(child.command).expect("spawn"));
         let pid = processes.last().expect("one").id();
-        walkers.push(Walker { traced: Traced::new(pid, &mut child.reports), fate: *fate });
+        walkers.push(Walker::new(pid, child.reports, *fate));
     }
     let mut survivor = Survivor::new(&bus, Books(words), crew.iter().map(|(operation, _)| *operation).collect());
     let mut played = survivor.walk(&walkers);
-    let (mut living, mut dead) = (Vec::new(), 0);
-    for (party, Walker { traced, fate }) in (1..).zip(walkers) {
+    let (mut living, mut dead, mut listeners) = (Vec::new(), 0, Vec::new());
+    for (party, Walker { traced, fate, _reports }) in (1..).zip(walkers) {
+        listeners.push(_reports);
         match fate {
             Fate::Killed(_) => {
                 traced.kill();

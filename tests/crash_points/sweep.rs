@@ -87,6 +87,10 @@ impl Sweep {
         );
     }
 
+    pub fn failures(&self) -> usize {
+        self.failures.len()
+    }
+
     pub fn report(self) {
         assert!(self.failures.is_empty(), "failed:\n{}", self.failures.join("\n"));
     }
