@@ -8,6 +8,10 @@
 mod common;
 #[path = "crash_points/acts.rs"]
 mod acts;
+#[path = "crash_points/joins.rs"]
+mod joins;
+#[path = "crash_points/recovery.rs"]
+mod recovery;
 #[path = "crash_points/rings.rs"]
 mod rings;
 #[path = "crash_points/scene.rs"]
@@ -24,31 +28,33 @@ use common::figures::{duration, figure};
 use common::payload::Random;
 use common::trace::can_trace;
 use common::{roles, watchdog_of};
+use joins::joins;
+use recovery::{recovers, victim};
 use rings::rings;
 use scene::{Fate, Place, acts, link, pool};
 use std::time::{Duration, Instant};
 use sweep::Sweep;
 
-roles!(acts, rings);
+roles!(acts, rings, joins, recovers, victim);
 
 #[test]
 fn plugins() {
-    links(Place::Plugin);
+    links(Place::Plugin, "plugins");
 }
 
 #[test]
 fn hosts() {
-    links(Place::Host);
+    links(Place::Host, "hosts");
 }
 
-fn links(place: Place) {
+fn links(place: Place, what: &'static str) {
     if !can_trace() {
         return;
     }
     let _watchdog = watchdog_of(600);
-    let mut sweep = Sweep::begin();
+    let mut sweep = Sweep::begin(what);
     for operation in OPERATIONS {
-        sweep.over(&format!("{place:?}: {}", operation.name), |fate| link(place, operation, fate));
+        sweep.over(&format!("{place:?}: {}", operation.name), |fate, _| link(place, operation, fate));
     }
     sweep.report();
 }
@@ -59,9 +65,9 @@ fn members() {
         return;
     }
     let _watchdog = watchdog_of(600);
-    let mut sweep = Sweep::begin();
+    let mut sweep = Sweep::begin("members of pools");
     for operation in OPERATIONS.iter().filter(|operation| !operation.only_links) {
-        sweep.over(&format!("Pool: {}", operation.name), |fate| pool(&[(operation, fate)]));
+        sweep.over(&format!("Pool: {}", operation.name), |fate, _| pool(&[(operation, fate)]));
     }
     sweep.report();
 }
@@ -72,9 +78,9 @@ fn members_of_rings() {
         return;
     }
     let _watchdog = watchdog_of(600);
-    let mut sweep = Sweep::begin();
+    let mut sweep = Sweep::begin("members of rings");
     for what in rings::OPERATIONS {
-        sweep.over(&format!("Ring: {what}"), |fate| rings::play(what, fate));
+        sweep.over(&format!("Ring: {what}"), |fate, _| rings::play(what, fate));
     }
     sweep.report();
 }
@@ -86,7 +92,7 @@ fn pairs_of_members() {
         return;
     }
     let _watchdog = watchdog_of(60 + duration(Duration::ZERO).as_secs() as u32);
-    let mut sweep = Sweep::begin();
+    let mut sweep = Sweep::begin("pairs");
     let points = |operation| pool(&[(operation, Fate::Walks)]).events.len() + 1;
     let fit: Vec<_> = OPERATIONS.iter().filter(|operation| operation.fits_others()).collect();
     let points: Vec<_> = fit.iter().map(|operation| points(operation)).collect();
@@ -107,5 +113,29 @@ fn pairs_of_members() {
         pairs += 1;
     }
     figure("G2", "one member killed while another stands still", format!("{pairs} pairs, {} failures", sweep.failures()));
+    sweep.report();
+}
+
+#[test]
+fn who_joins_and_leaves() {
+    if !can_trace() {
+        return;
+    }
+    let _watchdog = watchdog_of(600);
+    let mut sweep = Sweep::begin("joining and leaving");
+    for what in joins::OPERATIONS {
+        sweep.over(what, |fate, known| joins::play(what, fate, known));
+    }
+    sweep.report();
+}
+
+#[test]
+fn a_host_that_recovers_a_member() {
+    if !can_trace() {
+        return;
+    }
+    let _watchdog = watchdog_of(600);
+    let mut sweep = Sweep::begin("recovery in a pool");
+    sweep.over("Pool: recover", |fate, _| recovery::play(fate));
     sweep.report();
 }

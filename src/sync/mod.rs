@@ -14,7 +14,8 @@
 //!
 //! `mutant("name")` is `false` natively and costs nothing. A loom test can switch one on for its thread, which weakens one
 //! ordering or leaves out one step; the test then demands that the model fails. So each ordering is shown to be needed. Under
-//! `--cfg busway_tsan` the environment can switch one on, and ThreadSanitizer has to report it.
+//! `--cfg busway_tsan` or `--cfg busway_mutants` the environment can switch one on, and ThreadSanitizer, or the sweep over crash
+//! points, has to report it.
 //!
 //! `crash()` costs nothing natively either. In a test a thread can be made to stop for good at one of them, as if killed; under
 //! `--cfg busway_crash` a process can be, by what its test does there.

@@ -105,14 +105,14 @@ impl<T> core::fmt::Debug for Mutex<T> {
 }
 
 /// A mutant is never on in a native build.
-#[cfg(not(busway_tsan))]
+#[cfg(not(any(busway_mutants, busway_tsan)))]
 #[inline(always)]
 pub const fn mutant(_name: &str) -> bool {
     false
 }
 
-/// Under ThreadSanitizer one is on if `BUSWAY_MUTANT` names it: a race that must be reported.
-#[cfg(busway_tsan)]
+/// Whether `BUSWAY_MUTANT` names it, for tests that must fail then.
+#[cfg(any(busway_mutants, busway_tsan))]
 pub fn mutant(name: &str) -> bool {
     static CHOSEN: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     CHOSEN.get_or_init(|| std::env::var("BUSWAY_MUTANT").ok()).as_deref() == Some(name)

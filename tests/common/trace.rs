@@ -3,22 +3,30 @@
 use super::pipe::{Reports, say};
 use super::{emulated, skip};
 use std::ptr;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// The thread that is traced, so that [`stop`] need not ask.
+static THREAD: AtomicI32 = AtomicI32::new(0);
+static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// Lets this thread be traced, and says which it is.
 pub fn offer() {
     // SAFETY: takes plain numbers, of this thread.
     let (thread, traced) = unsafe { (libc::gettid(), libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0)) };
     assert_eq!(traced, 0, "it is traced already");
+    THREAD.store(thread, Relaxed);
+    PROCESS.store(std::process::id() as i32, Relaxed);
     say(thread);
 }
 
 /// The system call by which [`stop`] stops.
 pub const STOPS: libc::c_long = libc::SYS_tgkill;
 
-/// Stops this thread until its tracer lets it go on.
+/// Stops this thread, which has offered it, until its tracer lets it go on.
 pub fn stop() {
     // SAFETY: a signal to this thread, which takes nothing but numbers.
-    unsafe { libc::syscall(STOPS, libc::getpid(), libc::gettid(), libc::SIGSTOP) };
+    unsafe { libc::syscall(STOPS, PROCESS.load(Relaxed), THREAD.load(Relaxed), libc::SIGSTOP) };
 }
 
 /// Whether there is tracing here; says so if not.
@@ -40,6 +48,21 @@ impl Traced {
     /// The thread of process `pid` that says so in `reports`.
     pub fn new(pid: u32, reports: &mut Reports) -> Self {
         Self { pid, thread: reports.number() as i32, over: false }
+    }
+
+    /// The thread of this name, stopped wherever it is. It needs not offer it.
+    pub fn seize(pid: u32, name: &str) -> Self {
+        let named = |task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        };
+        let mut tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process lives").flatten();
+        let thread = tasks.find(named).expect("a thread of this name").file_name();
+        let thread = thread.to_string_lossy().parse().expect("a number");
+        let traced = Self { pid, thread, over: false };
+        traced.trace(libc::PTRACE_SEIZE, libc::PTRACE_O_EXITKILL);
+        traced.trace(libc::PTRACE_INTERRUPT, 0);
+        traced.wait();
+        traced
     }
 
     /// Once it has stopped for the first time: it is not to outlive its tracer.

@@ -174,7 +174,8 @@ impl Operation {
 
     /// Whether others of the pool may do something at the same time.
     pub fn fits_others(&self) -> bool {
-        !self.only_links && self.name != "receive together" && self.serving != Serving::WhenAsleep
+        let served = matches!(self.serving, Serving::Never | Serving::AtOnce);
+        served && !self.only_links && self.name != "receive together"
     }
 
     /// Whether either can do with what is asked of the other.

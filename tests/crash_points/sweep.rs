@@ -1,6 +1,7 @@
 //! Doing it at every point, counting, and reporting.
 
 use super::scene::{Fate, Played, traceless};
+use super::walk::Event;
 use crate::common::figures::{figure, is_long};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,7 @@ fn stay_here() {
 }
 
 pub struct Sweep {
+    what: &'static str,
     _turn: MutexGuard<'static, ()>,
     operations: u32,
     instructions: u32,
@@ -32,17 +34,21 @@ pub struct Sweep {
     failures: Vec<String>,
 }
 
+/// After so many failures it is over: those that hang take their time.
+const MOST: usize = 3;
+
 /// Every so many points: all where it is quick.
 fn stride() -> usize {
     if is_long() || !cfg!(debug_assertions) { 1 } else { 8 }
 }
 
 impl Sweep {
-    pub fn begin() -> Self {
+    /// Of what.
+    pub fn begin(what: &'static str) -> Self {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         stay_here();
         let (operations, instructions, points, kills, pauses, issued, denied) = Default::default();
-        Self { _turn, operations, instructions, points, kills, pauses, issued, denied, failures: Vec::new() }
+        Self { what, _turn, operations, instructions, points, kills, pauses, issued, denied, failures: Vec::new() }
     }
 
     /// Plays one scene, as nothing but a count if it fails.
@@ -61,18 +67,21 @@ impl Sweep {
         }
     }
 
-    /// An operation: walked through once, then killed, and paused, at each point.
-    pub fn over(&mut self, name: &str, scene: impl Fn(Fate) -> Played) {
+    /// An operation: walked through once, then killed, and paused, at each point. Each scene is told the events of the first walk.
+    pub fn over(&mut self, name: &str, scene: impl Fn(Fate, &[Event]) -> Played) {
+        if self.failures.len() >= MOST {
+            return;
+        }
         let (failed, kills) = (self.failures.len(), self.kills);
-        let Some(walk) = self.play(name, Fate::Walks, &scene) else { return };
+        let Some(walk) = self.play(name, Fate::Walks, |fate| scene(fate, &[])) else { return };
         let points = walk.events.len() + 1;
         let first = self.operations as usize % stride().min(points);
         for point in (first..points).step_by(stride()) {
             self.kills += 1;
-            self.play(name, Fate::Killed(point), &scene);
+            self.play(name, Fate::Killed(point), |fate| scene(fate, &walk.events));
             self.pauses += 1;
-            self.play(name, Fate::Paused(point), &scene);
-            if self.failures.len() > failed + 3 {
+            self.play(name, Fate::Paused(point), |fate| scene(fate, &walk.events));
+            if self.failures.len() >= MOST {
                 break;
             }
         }
@@ -92,6 +101,19 @@ impl Sweep {
     }
 
     pub fn report(self) {
+        let Self { what, operations, instructions, points, kills, pauses, issued, denied, .. } = self;
+        let failures = self.failures.len();
+        if operations > 0 {
+            let sum = format!("{operations} operations, {instructions} instructions, {points} points");
+            figure("G2", &format!("crash points of {what}"), format!("{sum}, {kills} kills, {failures} failures"));
+            figure("G1", &format!("kills at crash points of {what}, each told to the survivor"), kills);
+            let paused = format!("{pauses} times, {failures} failures");
+            figure("G9", &format!("stood still at crash points of {what}, not reclaimed from"), paused);
+        }
+        if issued > 0 {
+            let ended = format!("{issued}, {denied} of them told not to be executed, none of which was");
+            figure("G3", &format!("requests at crash points of {what}, each ended once"), ended);
+        }
         assert!(self.failures.is_empty(), "failed:\n{}", self.failures.join("\n"));
     }
 }

@@ -20,6 +20,8 @@ pub enum Event {
 pub struct Walk<'a> {
     traced: &'a Traced,
     shared: Shared,
+    /// The system call before which it ends.
+    end: libc::c_long,
     pub instructions: u32,
     pub events: Vec<Event>,
 }
@@ -27,7 +29,30 @@ pub struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// Begins where the child stands.
     pub fn begin(traced: &'a Traced) -> Self {
-        Self { traced, shared: Shared::of(traced.pid), instructions: 0, events: Vec::new() }
+        Self { traced, shared: Shared::of(traced.pid), end: STOPS, instructions: 0, events: Vec::new() }
+    }
+
+    /// Once through a loop that sleeps in a system call: from just before that to the next time.
+    pub fn of_loop(traced: &'a Traced) -> Self {
+        loop {
+            if let (_, Some(end)) = traced.next() {
+                return Self { end, ..Self::begin(traced) };
+            }
+            traced.begin_step();
+            traced.wait();
+        }
+    }
+
+    /// Goes to the last system call among the first of `known`, which are the events of an earlier walk, without looking at
+    /// the instructions.
+    pub fn skip(&mut self, known: &[Event]) {
+        let is_call = |event: &Event| matches!(event, Event::Call(_));
+        let Some(last) = known.iter().rposition(is_call) else { return };
+        let calls = known[..=last].iter().filter(|event| is_call(event)).count();
+        // Each begins, and ends.
+        assert!((0..2 * calls).all(|_| self.traced.next_system_call()));
+        self.events.extend(&known[..=last]);
+        self.shared = Shared::of(self.traced.pid);
     }
 
     /// Goes on until there were so many events, or to the end; says whether there were. Others have their `turn` after each
@@ -35,7 +60,7 @@ impl<'a> Walk<'a> {
     pub fn to(&mut self, events: usize, turn: &mut dyn FnMut(bool)) -> bool {
         while self.events.len() < events {
             let (_, call) = self.traced.next();
-            if call == Some(STOPS) {
+            if call == Some(self.end) && self.instructions > 0 {
                 return false;
             }
             self.traced.begin_step();
