@@ -8,6 +8,7 @@ mod common;
 use busway::pool::{Member, MemberProcess, Pool, PoolConfig};
 use busway::{Error, Idle, Request, SizeClass};
 use common::books::{Records, content, id_of, of_call, of_error, outcome};
+use common::figures::{duration, figure, is_long};
 use common::payload::Random;
 use common::shared::{self, Words};
 use common::{SOON, Setup, argument, emulated, roles, until, watchdog_of};
@@ -23,6 +24,8 @@ roles!(produces, consumes);
 
 const PRODUCERS: usize = 4;
 const MEMBERS: usize = 8;
+/// More than are killed in a second.
+const KILLS_A_SECOND: u32 = 500;
 /// What each consumer serves: some share, and some sleep for two.
 const SERVES: [&[&str]; MEMBERS - PRODUCERS] = [&["a"], &["a"], &["b"], &["a", "b"]];
 /// Requests that a producer has under way at most.
@@ -394,14 +397,15 @@ impl Stress {
 
 #[test]
 fn whoever_is_killed_all_is_done_once() {
-    let kills =
-        std::env::var("BUSWAY_KILLS").map_or(if emulated() { 8 } else { 150 }, |n| n.parse().expect("a number"));
-    let _watchdog = watchdog_of(60 + kills / 4);
+    let kills = std::env::var("BUSWAY_KILLS").ok().map(|n| n.parse().expect("a number"));
+    let (time, short) = (duration(Duration::MAX), if emulated() { 8 } else { 150 });
+    let kills = kills.unwrap_or(if is_long() { time.as_secs() as u32 * KILLS_A_SECOND } else { short });
+    let _watchdog = watchdog_of(60 + if is_long() { time.as_secs() as u32 } else { kills / 4 });
     let start = Instant::now();
     let mut stress = Stress::begin(kills);
     let mut killed = 0;
     stress.go_on();
-    while killed < kills {
+    while killed < kills && start.elapsed() < time {
         sleep(Duration::from_micros(stress.random.below(3000) as u64));
         killed += stress.kill((kills - killed) as usize) as u32;
         stress.go_on();
@@ -409,6 +413,10 @@ fn whoever_is_killed_all_is_done_once() {
     let stress = stress.finish();
     let [none, unfinished, answered, not_executed, given_up, died, sent] = stress.audit();
     println!("{killed} killed in {:.1?}, {} of them workers", start.elapsed(), stress.consumers_killed);
+    figure("G2", "members of a pool killed at random times, and slots lost", format!("{killed}, 0"));
+    let (completed, not_completed) = (answered + not_executed + given_up + died + sent, none + unfinished);
+    let ended = format!("{completed}, and {not_completed} of producers that died");
+    figure("G3", "requests of a pool whose members are killed, ended once", ended);
     println!("the slowest recovery took {:.1?}", stress.recovery);
     println!("{answered} answered, {sent} events sent, {not_executed} not executed, {given_up} given up,");
     println!("{died} whose worker died, {} whose producer died", none + unfinished);

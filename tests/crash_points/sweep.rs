@@ -37,9 +37,13 @@ pub struct Sweep {
 /// After so many failures it is over: those that hang take their time.
 const MOST: usize = 3;
 
-/// Every so many points: all where it is quick.
-fn stride() -> usize {
-    if is_long() || !cfg!(debug_assertions) { 1 } else { 8 }
+/// Every so many of the points: all in a long run, and where there are not too many for a short one.
+fn stride(points: usize) -> usize {
+    match (is_long(), cfg!(debug_assertions)) {
+        (true, _) => 1,
+        (false, true) => points.div_ceil(3),
+        (false, false) => points.div_ceil(50),
+    }
 }
 
 impl Sweep {
@@ -75,8 +79,8 @@ impl Sweep {
         let (failed, kills) = (self.failures.len(), self.kills);
         let Some(walk) = self.play(name, Fate::Walks, |fate| scene(fate, &[])) else { return };
         let points = walk.events.len() + 1;
-        let first = self.operations as usize % stride().min(points);
-        for point in (first..points).step_by(stride()) {
+        let stride = stride(points);
+        for point in (self.operations as usize % stride..points).step_by(stride) {
             self.kills += 1;
             self.play(name, Fate::Killed(point), |fate| scene(fate, &walk.events));
             self.pauses += 1;
