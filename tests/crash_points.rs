@@ -5,9 +5,9 @@
 //! ended once and rightly, and goes on. One that stands still loses nothing, whatever others do meanwhile.
 #![cfg(target_arch = "x86_64")] // elsewhere a step between both halves of an exclusive access lets it fail, for ever
 
-mod common;
 #[path = "crash_points/acts.rs"]
 mod acts;
+mod common;
 #[path = "crash_points/joins.rs"]
 mod joins;
 #[path = "crash_points/recovery.rs"]
@@ -112,7 +112,11 @@ fn pairs_of_members() {
         sweep.play(&name, crew[1].1, |_| pool(&crew));
         pairs += 1;
     }
-    figure("G2", "one member killed while another stands still", format!("{pairs} pairs, {} failures", sweep.failures()));
+    figure(
+        "G2",
+        "one member killed while another stands still",
+        format!("{pairs} pairs, {} failures", sweep.failures()),
+    );
     sweep.report();
 }
 

@@ -195,7 +195,8 @@ fn host(seat: u64, sum: &Sum, enough: impl Fn() -> bool) {
         let setup = Setup::default().idle(["adaptive", "park", "poll"][random.below(3)]);
         let mut command = setup.command_with("serves", ["bytes", "loans"][random.below(2)]);
         shared::share(&mut command, &file);
-        let host = busway::Host::new(setup.config().idle([Idle::default(), Idle::Park][random.below(2)])).patience(SOON);
+        let host =
+            busway::Host::new(setup.config().idle([Idle::default(), Idle::Park][random.below(2)])).patience(SOON);
         let plugin = host.spawn(command).expect("spawn");
         plugin.set_handler(move |request| execute(records, request, false)).expect("the first");
         let life = Duration::from_micros(random.below(4000) as u64);
@@ -223,7 +224,13 @@ fn host(seat: u64, sum: &Sum, enough: impl Fn() -> bool) {
 #[test]
 fn whoever_is_killed_each_request_ends_once() {
     let kills = std::env::var("BUSWAY_KILLS").ok().map(|n| n.parse().expect("a number"));
-    let kills = kills.unwrap_or(if is_long() { u32::MAX } else if emulated() { 6 } else { 100 });
+    let kills = kills.unwrap_or(if is_long() {
+        u32::MAX
+    } else if emulated() {
+        6
+    } else {
+        100
+    });
     let time = duration(Duration::MAX);
     let _watchdog = watchdog_of(60 + if is_long() { time.as_secs() as u32 } else { kills / 4 });
     let count = || (procfs::descriptors(), procfs::regions().len());

@@ -150,17 +150,27 @@ pub enum Ask {
     Call { len: usize, answer: u32 },
 }
 
+/// What an operation has sent when it ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Sends {
+    Nothing,
+    Event,
+    Call,
+}
+
 pub struct Operation {
     pub name: &'static str,
     pub ask: Ask,
     pub serving: Serving,
     /// Pools have no such thing.
     pub only_links: bool,
+    /// What is executed though its process dies when it ends. A call of a link is not.
+    pub sends: Sends,
     act: fn(&mut Actor<'_, '_>),
 }
 
 const fn new(name: &'static str, act: fn(&mut Actor<'_, '_>)) -> Operation {
-    Operation { name, ask: Ask::Nothing, serving: Serving::Never, only_links: false, act }
+    Operation { name, ask: Ask::Nothing, serving: Serving::Never, only_links: false, sends: Sends::Nothing, act }
 }
 
 impl Operation {
@@ -170,6 +180,10 @@ impl Operation {
 
     const fn served(self, serving: Serving) -> Self {
         Self { serving, ..self }
+    }
+
+    const fn sends(self, sends: Sends) -> Self {
+        Self { sends, ..self }
     }
 
     /// Whether others of the pool may do something at the same time.
@@ -203,14 +217,14 @@ const SLOT_CALL: Ask = Ask::Call { len: SLOT, answer: SLOT as u32 };
 const LONG_CALL: Ask = Ask::Call { len: SHORT, answer: LONG as u32 };
 
 pub static OPERATIONS: &[Operation] = &[
-    new("event", |a| a.sends(SHORT)),
-    new("event in a slot", |a| a.sends(SLOT)),
-    new("submit", |a| a.submits(SLOT)),
+    new("event", |a| a.sends(SHORT)).sends(Sends::Event),
+    new("event in a slot", |a| a.sends(SLOT)).sends(Sends::Event),
+    new("submit", |a| a.submits(SLOT)).sends(Sends::Call),
     new("call", |a| a.calls(SHORT, SHORT)).served(Serving::AtOnce),
     new("call, long", |a| a.calls(SLOT, LONG)).served(Serving::AtOnce),
     new("call, asleep", |a| a.calls(SHORT, SHORT)).served(Serving::WhenAsleep),
     new("loan and drop", |a| a.loans()),
-    new("loan and submit", |a| a.loans_and_submits()),
+    new("loan and submit", |a| a.loans_and_submits()).sends(Sends::Call),
     new("batch", |a| a.batches()).only_links(),
     new("read a reply", |a| a.reads_a_reply()).served(Serving::AtOnce),
     new("give up, queued", |a| a.gives_up(false)),

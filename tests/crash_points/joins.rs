@@ -1,7 +1,6 @@
 //! Joining and leaving: whoever dies on the way keeps nobody out, and the other side is told.
 
 use super::scene::{Fate, Played, setup};
-use super::survivor::Audit;
 use super::walk::{Event, Walk};
 use crate::common::directory::Directory;
 use crate::common::pipe::{Reports, say};
@@ -72,7 +71,7 @@ impl Joining {
         let mut walk = Walk::begin(&self.traced);
         walk.skip(&known[..fate.events().min(known.len())]);
         walk.to(fate.events(), &mut |_| ());
-        let played = Played { instructions: walk.instructions, events: walk.events, audit: Audit::default() };
+        let played = Played { instructions: walk.instructions, events: walk.events, ..Played::default() };
         if let Fate::Killed(_) = fate {
             self.traced.kill();
             self.child.wait().expect("reaped");

@@ -2,7 +2,6 @@
 
 use super::acts::QUEUES;
 use super::scene::{Fate, Played, setup};
-use super::survivor::Audit;
 use super::walk::Walk;
 use crate::common::directory::Directory;
 use crate::common::pipe::{Reports, say};
@@ -69,7 +68,7 @@ pub fn play(fate: Fate) -> Played {
     victim.kill().expect("kill");
     victim.wait().expect("reaped");
     walk.to(fate.events(), &mut |_| ());
-    let played = Played { instructions: walk.instructions, events: walk.events, audit: Audit::default() };
+    let played = Played { instructions: walk.instructions, events: walk.events, ..Played::default() };
     if let Fate::Killed(_) = fate {
         watch.kill();
         assert_err!(executing.wait(), Error::PeerDied { .. });

@@ -1,7 +1,6 @@
 //! Members of a public ring: killed, or standing still, while they push, pop, recover another, join and leave.
 
 use super::scene::{Fate, Played, setup};
-use super::survivor::Audit;
 use super::walk::Walk;
 use crate::common::pipe::{Reports, say};
 use crate::common::trace::{Traced, offer, stop};
@@ -87,7 +86,7 @@ pub fn play(what: &str, fate: Fate) -> Played {
     there.iter().for_each(|value| ours.push(*value).expect("room"));
     let mut walk = Walk::begin(&traced);
     let cut = walk.to(fate.events(), &mut |_| ());
-    let played = Played { instructions: walk.instructions, events: walk.events, audit: Audit::default() };
+    let played = Played { instructions: walk.instructions, events: walk.events, ..Played::default() };
     let mut seen: Vec<u64> = Vec::new();
     if let Fate::Killed(events) = fate {
         traced.kill();

@@ -1,15 +1,15 @@
 //! A fresh set-up of an operation: children that come to their points, are killed there or stand still, and all that must hold
 //! then.
 
-use super::acts::{Actor, Books, Bus, OPERATIONS, Operation, QUEUES};
+use super::acts::{Actor, Books, Bus, OPERATIONS, Operation, QUEUES, Sends, WARM};
 use super::survivor::{Audit, Survivor};
 use super::walk::{Event, Walk};
+use crate::common;
 use crate::common::directory::Directory;
 use crate::common::pipe::Reports;
 use crate::common::shared;
 use crate::common::trace::{self, Traced};
 use crate::common::{SOON, Setup, argument, assert_err, attach, procfs, until};
-use crate::common;
 use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Error, Geometry, Host, Idle, Link, Plugin, SizeClass};
 use std::fs::File;
@@ -54,6 +54,8 @@ impl Fate {
 pub struct Played {
     pub instructions: u32,
     pub events: Vec<Event>,
+    /// The walk came to the end of the operation.
+    pub ended: bool,
     pub audit: Audit,
 }
 
@@ -159,8 +161,8 @@ impl Survivor<'_, '_> {
         let mut played = Played::default();
         for Walker { traced, fate, .. } in walkers {
             let mut walk = Walk::begin(traced);
-            walk.to(fate.events(), &mut |asleep| self.turn(asleep, false));
-            played = Played { instructions: walk.instructions, events: walk.events, ..played };
+            let ended = !walk.to(fate.events(), &mut |asleep| self.turn(asleep, false));
+            played = Played { instructions: walk.instructions, events: walk.events, ended, ..played };
         }
         played
     }
@@ -252,6 +254,9 @@ fn with_link(link: &Link, books: Books, operation: &'static Operation, walker: W
     // What the dead had taken, or not yet.
     let lost = if killed { u32::MAX } else { 0 };
     played.audit = survivor.audit(lost, |party| party == 0 || !killed);
+    if played.ended && operation.sends == Sends::Event {
+        assert_eq!(survivor.executed_of(1), WARM + 1, "what was sent is received though its sender died");
+    }
     played
 }
 
@@ -304,6 +309,12 @@ pub fn pool(crew: &[(&'static Operation, Fate)]) -> Played {
     let alive = |party: u32| party == 0 || parties.contains(&(party as usize));
     // Each may have had all that is taken together in hand.
     played.audit = survivor.audit(dead * ENTRIES, alive);
+    if let [(operation, _)] = crew
+        && played.ended
+        && operation.sends != Sends::Nothing
+    {
+        assert_eq!(survivor.executed_of(1), WARM + 1, "what was sent is executed though its sender died");
+    }
     played
 }
 

@@ -130,6 +130,11 @@ impl<'b, 'a> Survivor<'b, 'a> {
         loans.iter_mut().for_each(|loan| loan.fill(0xee));
     }
 
+    /// How many requests of a party were executed.
+    pub fn executed_of(&self, party: u32) -> u32 {
+        (party * NUMBERS..(party + 1) * NUMBERS).filter(|id| self.actor.executed(*id)).count() as u32
+    }
+
     /// Looks at each record. `lost` says of how many events, at most, who had taken them died; `lived` whose sender is alive.
     pub fn audit(&self, lost: u32, lived: impl Fn(u32) -> bool) -> Audit {
         let mut audit = Audit::default();

@@ -81,6 +81,8 @@ impl Sweep {
         let points = walk.events.len() + 1;
         let stride = stride(points);
         for point in (self.operations as usize % stride..points).step_by(stride) {
+            // At the last one it has come to the end.
+            let point = if point + 1 == points { usize::MAX } else { point };
             self.kills += 1;
             self.play(name, Fate::Killed(point), |fate| scene(fate, &walk.events));
             self.pauses += 1;
