@@ -8,7 +8,7 @@ use busway::{Deadline, Error, Idle, JoinError, Request, Result, SizeClass};
 use common::directory::Directory;
 use common::pipe::{Reports, say};
 use common::trace::{self, Traced, can_trace};
-use common::{SOON, Setup, argument, assert_err, emulated, procfs, roles, signal, skip, until, watchdog};
+use common::{SOON, Setup, argument, assert_err, procfs, roles, signal, skip, until, watchdog};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;

@@ -232,7 +232,7 @@ fn serve(books: &Books, request: Request<'_>) {
         return;
     }
     let answer = content(!u64::from(id), request.method() as usize);
-    let replied = if id % 2 == 0 || answer.len() <= 64 {
+    let replied = if id.is_multiple_of(2) || answer.len() <= 64 {
         request.reply(&answer)
     } else {
         request.loan(answer.len()).and_then(|mut loan| {

@@ -53,9 +53,8 @@ impl<'b, 'a> Survivor<'b, 'a> {
     pub fn turn(&mut self, asleep: bool, free: bool) {
         let books = self.actor.books;
         let rounds: Vec<_> = (1..=self.operations.len() as u32).map(|party| books.round(party).load(SeqCst)).collect();
-        for child in 0..self.operations.len() {
-            let (round, all) = (rounds[child], self.asked[child]);
-            let late = self.operations[child].serving == Serving::WhenAsleep && all < round;
+        for (child, &round) in rounds.iter().enumerate() {
+            let late = self.operations[child].serving == Serving::WhenAsleep && self.asked[child] < round;
             if late && (round <= WARM || asleep || free) && (0..self.actor.issued).all(|id| self.actor.executed(id)) {
                 self.ask(child);
             }

@@ -65,7 +65,8 @@ impl Sweep {
                 Some(played)
             }
             Err(_) => {
-                self.failures.push(format!("{name}, {fate:?}"));
+                let fate = format!("{fate:?}").replace(&usize::MAX.to_string(), "at the end");
+                self.failures.push(format!("{name}, {fate}"));
                 None
             }
         }
