@@ -41,5 +41,6 @@ else
     missing "miri, target aarch64-unknown-linux-gnu (needs rustup)"
 fi
 
-# --debug halves the build time; the crates to look through are few.
+# --debug halves the build time, and neither has much to do itself.
 have cargo-machete || timeout 300 cargo install cargo-machete --locked --debug || missing cargo-machete
+have cargo-fuzz || timeout 300 cargo install cargo-fuzz --locked --debug || missing cargo-fuzz

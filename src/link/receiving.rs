@@ -85,9 +85,11 @@ impl End {
     /// Whether the link has ended, and as much was received since as can have been sent before.
     #[inline(always)]
     fn is_over(&self) -> bool {
-        if self.ended.load(Ordering::Relaxed) == 0 {
-            return false;
-        }
+        self.ended.load(Ordering::Relaxed) != 0 && self.has_received_all()
+    }
+
+    #[cold]
+    fn has_received_all(&self) -> bool {
         let pos = self.ours.intake.pos.0.load(Ordering::Relaxed);
         pos.wrapping_sub(self.over_at.load(Ordering::Relaxed)) < 1 << 31
     }
