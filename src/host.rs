@@ -128,7 +128,7 @@ impl Process {
     ///
     /// # Errors
     /// What the system says.
-    pub fn kill(&mut self) -> Result<()> {
+    pub fn kill(&self) -> Result<()> {
         self.child.kill()
     }
 

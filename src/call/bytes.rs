@@ -57,6 +57,11 @@ impl<'a> PeerBytes<'a> {
         self.len == 0
     }
 
+    /// Where the bytes lie, for code that reads them in its own way. Their sender may be writing them.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.base.as_ptr()
+    }
+
     /// The bytes of `range`, or `None` if it leaves these.
     pub fn get(&self, range: core::ops::Range<usize>) -> Option<PeerBytes<'a>> {
         if range.start > range.end || range.end > self.len {

@@ -6,7 +6,7 @@ use crate::sync::ForkGuard;
 use crate::wake::{Deadline, poll_until};
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -81,11 +81,12 @@ impl Child {
     ///
     /// # Errors
     /// What the system says.
-    pub fn kill(&mut self) -> Result<()> {
+    pub fn kill(&self) -> Result<()> {
         if self.forked() {
             return Err(Error::Forked);
         }
-        self.child.kill().map_err(Error::std_io("kill a plugin"))
+        // Not reaped before it is dropped, so the pid is its own.
+        kill_process(Pid::from_child(&self.child), Signal::KILL).map_err(Error::io("kill a plugin"))
     }
 
     /// How the child ended, if it does within `limit`.

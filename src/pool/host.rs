@@ -268,7 +268,7 @@ impl MemberProcess {
     ///
     /// # Errors
     /// What the system says.
-    pub fn kill(&mut self) -> Result<()> {
+    pub fn kill(&self) -> Result<()> {
         self.child.kill()
     }
 
