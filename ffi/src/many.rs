@@ -1,0 +1,424 @@
+//! Many at once: one crossing for a whole batch, and one thread with many calls under way.
+
+use crate::error::{BUSWAY_NO_SUCH_METHOD, BUSWAY_OK, BUSWAY_REJECTED, Failure, busway_status};
+use crate::handle;
+use crate::link::{Linked, busway_link};
+use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, deliver, pend};
+use crate::object::At;
+use crate::request::{busway_request, hand_over};
+use crate::{BUSWAY_NOW, array, bytes, check_array, deadline, guard, out};
+use busway::{Deadline, Payload, Request};
+use core::ffi::c_void;
+use core::time::Duration;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::os::fd::BorrowedFd;
+use std::time::Instant;
+
+/// A request of a batch.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct busway_item {
+    /// What to send, copied; not looked at if there is a loan.
+    pub data: *const c_void,
+    /// Its length in bytes.
+    pub len: usize,
+    /// A loan to send instead, which is spent; or NULL.
+    pub loan: *mut busway_loan,
+    /// Number of the method.
+    pub method: u32,
+    /// 0.
+    pub flags: u32,
+}
+
+/// An answer of a batch.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct busway_answer {
+    /// What to reply, copied; not looked at if there is a loan.
+    pub data: *const c_void,
+    /// Its length in bytes.
+    pub len: usize,
+    /// A loan to reply instead, which is spent; or NULL.
+    pub loan: *mut busway_loan,
+    /// What the caller is to get: BUSWAY_OK and the payload, BUSWAY_REJECTED and the code, or BUSWAY_NO_SUCH_METHOD.
+    pub status: busway_status,
+    /// Code of a rejection.
+    pub code: u32,
+}
+
+/// # Safety
+/// The item's pointers are as the header says.
+#[inline(always)]
+unsafe fn payload<R>(
+    data: *const c_void,
+    len: usize,
+    loan: *mut busway_loan,
+    send: impl FnOnce(Payload<'_>) -> Result<R, Failure>,
+) -> Result<R, Failure> {
+    // SAFETY: by this function's contract.
+    unsafe { if loan.is_null() { send(bytes(data, len)?.into()) } else { borrowed_back(loan, send) } }
+}
+
+/// Sends events, published together. Waits for room until `deadline`; BUSWAY_NOW does not wait. `sent` is how many were sent, also if
+/// this fails: the first that was not is the one that it is about.
+/// Threads, fork, errors: as busway_link_send.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_link_send_many(
+    link: *mut busway_link,
+    items: *const busway_item,
+    count: usize,
+    deadline: u64,
+    sent: *mut usize,
+) -> busway_status {
+    guard(|| {
+        // SAFETY: the caller's pointers are as the header says, here and in all functions below.
+        let (sent, items) = unsafe { (out(sent)?.write(0), array(items, count)?) };
+        handle::with(link, |link: &Linked| {
+            let mut batch = link.batch();
+            for item in items {
+                // SAFETY: as above.
+                unsafe {
+                    payload(item.data, item.len, item.loan, |payload| {
+                        Ok(match deadline {
+                            BUSWAY_NOW => batch.try_send(item.method, payload)?,
+                            until => batch.send(item.method, payload, crate::deadline(until))?,
+                        })
+                    })?;
+                }
+                *sent += 1;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Sends calls, published together, without waiting for their replies: `calls[i]` is that of `items[i]`. Waits for room until
+/// `deadline`, which is the calls' too. `submitted` is how many were sent, also if this fails: the first that was not is the one that it is
+/// about.
+/// Threads, fork, errors: as busway_link_submit.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_link_submit_many(
+    link: *mut busway_link,
+    items: *const busway_item,
+    count: usize,
+    deadline: u64,
+    calls: *mut busway_call,
+    submitted: *mut usize,
+) -> busway_status {
+    // SAFETY: as above.
+    guard(|| unsafe { submit_many(link, items, count, deadline, calls, submitted, true) })
+}
+
+/// As busway_link_submit_many, but BUSWAY_FULL at once when there is no room.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_link_try_submit_many(
+    link: *mut busway_link,
+    items: *const busway_item,
+    count: usize,
+    deadline: u64,
+    calls: *mut busway_call,
+    submitted: *mut usize,
+) -> busway_status {
+    // SAFETY: as above.
+    guard(|| unsafe { submit_many(link, items, count, deadline, calls, submitted, false) })
+}
+
+/// # Safety
+/// As the functions of the header.
+#[inline(always)]
+unsafe fn submit_many(
+    link: *mut busway_link,
+    items: *const busway_item,
+    count: usize,
+    until: u64,
+    calls: *mut busway_call,
+    submitted: *mut usize,
+    wait: bool,
+) -> Result<(), Failure> {
+    // SAFETY: by this function's contract.
+    let (submitted, items) = unsafe { (out(submitted)?.write(0), array(items, count)?) };
+    check_array(calls, count)?;
+    let lender = link.addr() as u64;
+    handle::with(link, |link: &Linked| {
+        let mut batch = link.batch();
+        for (i, item) in items.iter().enumerate() {
+            // SAFETY: by this function's contract; there are as many calls as items.
+            unsafe {
+                let to = At::new(calls.add(i))?.vacant()?;
+                let pending = payload(item.data, item.len, item.loan, |payload| {
+                    let until = deadline(until);
+                    Ok(if wait {
+                        batch.submit(item.method, payload, until)?
+                    } else {
+                        batch.try_submit(item.method, payload, until)?
+                    })
+                })?;
+                pend(&to, lender, until, pending);
+            }
+            *submitted += 1;
+        }
+        Ok(())
+    })
+}
+
+/// Waits for the replies of all these calls, each until its own deadline. `statuses[i]` says what became of `calls[i]`, and `replies[i]`
+/// holds its reply if that is BUSWAY_OK. All calls are spent. BUSWAY_OK if all are; else the first that is not.
+/// Threads: any. Errors: as busway_call_wait, for each.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_calls_wait(
+    calls: *mut busway_call,
+    count: usize,
+    replies: *mut busway_message,
+    statuses: *mut busway_status,
+) -> busway_status {
+    guard(|| {
+        check_array(calls, count)?;
+        check_array(replies, count)?;
+        check_array(statuses, count)?;
+        let mut first = None;
+        for i in 0..count {
+            // SAFETY: as above; there are as many replies and statuses as calls.
+            let waited = unsafe {
+                (|| {
+                    let (call, to) = (At::new(calls.add(i))?, At::new(replies.add(i))?.vacant()?);
+                    call.spend(|pending| {
+                        deliver(&to, pending.wait()?);
+                        Ok(())
+                    })
+                })()
+            };
+            let status = match waited {
+                Ok(()) => BUSWAY_OK,
+                Err(failure) => {
+                    let status = failure.status();
+                    first.get_or_insert(failure);
+                    status
+                }
+            };
+            // SAFETY: as above.
+            unsafe { statuses.add(i).write(status) };
+        }
+        first.map_or(Ok(()), Err)
+    })
+}
+
+/// Waits until at least one of these calls is done, or until `deadline`; BUSWAY_NOW does not wait. `ready[0]` to `ready[*ready_count - 1]`
+/// are the places of those that are; busway_call_wait on them returns at once. Calls that are spent are left out, so that the array may
+/// have gaps. There is room in `ready` for `count` places. All calls are of one link.
+/// Threads: counts as the link's event loop, of which there is one at a time. Errors: BUSWAY_WOULD_BLOCK or BUSWAY_TIMEOUT if none is done;
+/// BUSWAY_STALE_HANDLE if all are spent; BUSWAY_CLOSED if the link was freed; BUSWAY_INVALID for calls of two links.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_calls_poll(
+    calls: *const busway_call,
+    count: usize,
+    deadline: u64,
+    ready: *mut u32,
+    ready_count: *mut usize,
+) -> busway_status {
+    guard(|| {
+        check_array(calls, count)?;
+        check_array(ready, count)?;
+        // SAFETY: as above.
+        let found = unsafe { out(ready_count)?.write(0) };
+        let at = |i: usize| {
+            // SAFETY: there are `count`.
+            unsafe { At::new(calls.cast_mut().add(i)) }
+        };
+        let (mut lender, mut first) = (0, u64::MAX);
+        for i in 0..count {
+            let call = at(i)?;
+            if !call.is_full() {
+                continue;
+            }
+            let of = call.lender()?;
+            if lender != 0 && of != lender {
+                return Err(Failure::Invalid("calls of two links"));
+            }
+            lender = of;
+            first = first.min(call.get().deadline);
+        }
+        if lender == 0 {
+            return Err(Failure::Stale("no call of these is under way"));
+        }
+        let mut look = || -> Result<bool, Failure> {
+            for i in 0..count {
+                let call = at(i)?;
+                if call.is_full() && call.peek(|pending| Ok(pending.is_ready()))? {
+                    // SAFETY: there is room for `count`, each written once.
+                    unsafe { ready.add(*found).write(i as u32) };
+                    *found += 1;
+                }
+            }
+            Ok(*found > 0)
+        };
+        handle::with(core::ptr::without_provenance::<busway_link>(lender as usize), |link: &Linked| {
+            if look()? {
+                return Ok(());
+            }
+            if deadline == BUSWAY_NOW {
+                return Err(Failure::WouldBlock);
+            }
+            wait_any(link, crate::deadline(deadline), crate::deadline(first.min(deadline)), &mut look)
+        })
+    })
+}
+
+/// How long a thread looks before it sleeps: what sleeping and being woken costs.
+const SPIN: Duration = Duration::from_micros(20);
+
+/// Sleeps until `look` finds something. One of the calls ends by itself at `first`.
+fn wait_any(
+    link: &Linked,
+    deadline: Deadline,
+    first: Deadline,
+    look: &mut impl FnMut() -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let begin = Instant::now();
+    let fd = link.fd().ok();
+    loop {
+        if look()? {
+            return Ok(());
+        }
+        if deadline.has_passed() {
+            return Err(busway::Error::Timeout { maybe_executed: true }.into());
+        }
+        if begin.elapsed() < SPIN {
+            core::hint::spin_loop();
+            continue;
+        }
+        let Some(fd) = fd else {
+            // Inside one process, where nothing rings.
+            std::thread::sleep(Duration::from_micros(50));
+            continue;
+        };
+        link.arm();
+        let found = look();
+        if matches!(found, Ok(false)) {
+            let limit = first
+                .remaining()
+                .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+            // SAFETY: the link is there, and its descriptor with it.
+            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+            // Interrupted by a signal is like being woken for nothing.
+            let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], limit.as_ref());
+        }
+        link.disarm();
+        if found? {
+            return Ok(());
+        }
+    }
+}
+
+/// Receives requests: waits for the first until `deadline` (BUSWAY_NOW does not wait), then takes what is there, `max` in all, and waits
+/// for no more. `count` is how many came.
+/// Threads, fork, errors: as busway_link_recv.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_link_recv_many(
+    link: *mut busway_link,
+    requests: *mut busway_request,
+    max: usize,
+    deadline: u64,
+    count: *mut usize,
+) -> busway_status {
+    guard(|| {
+        check_array(requests, max)?;
+        // SAFETY: as above.
+        let received = unsafe { out(count)?.write(0) };
+        for i in 0..max {
+            // SAFETY: as above.
+            unsafe { At::new(requests.add(i))?.vacant()? };
+        }
+        let lender = link.addr() as u64;
+        let mut put = |request: Request<'_>| -> Result<(), Failure> {
+            // SAFETY: as above; no more than `max` come.
+            hand_over(&unsafe { At::new(requests.add(*received))? }, lender, request);
+            *received += 1;
+            Ok(())
+        };
+        handle::with(link, |link: &Linked| {
+            if max == 0 {
+                return Ok(());
+            }
+            if deadline == BUSWAY_NOW {
+                put(link.try_recv()?.ok_or(Failure::WouldBlock)?)?;
+                for _ in 1..max {
+                    let Ok(Some(request)) = link.try_recv() else { break };
+                    put(request)?;
+                }
+                return Ok(());
+            }
+            for request in link.recv_batch(max, crate::deadline(deadline))? {
+                put(request)?;
+            }
+            Ok(())
+        })
+    })
+}
+
+/// Answers requests of a link, each with the answer in the same place, with one wake-up. `statuses[i]` says what became of the answer to
+/// `requests[i]`; it may be NULL. All requests are spent. BUSWAY_OK if all were answered; else why the first was not.
+/// Threads, fork, errors: as busway_request_reply; BUSWAY_INVALID for a request of another link, which is left as it is.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_link_reply_many(
+    link: *mut busway_link,
+    requests: *mut busway_request,
+    answers: *const busway_answer,
+    count: usize,
+    statuses: *mut busway_status,
+) -> busway_status {
+    guard(|| {
+        check_array(requests, count)?;
+        // SAFETY: as above.
+        let answers = unsafe { array(answers, count)? };
+        let lender = link.addr() as u64;
+        handle::with(link, |link: &Linked| {
+            // While it lives, replies of this thread share one fence.
+            let together = link.recv_batch(0, Deadline::NEVER);
+            let mut first = None;
+            for (i, answer) in answers.iter().enumerate() {
+                // SAFETY: as above; there are as many requests as answers.
+                let answered = unsafe { answer_one(At::new(requests.add(i)), lender, answer) };
+                let status = match answered {
+                    Ok(()) => BUSWAY_OK,
+                    Err(failure) => {
+                        let status = failure.status();
+                        first.get_or_insert(failure);
+                        status
+                    }
+                };
+                if !statuses.is_null() {
+                    // SAFETY: as above.
+                    unsafe { statuses.add(i).write(status) };
+                }
+            }
+            drop(together);
+            first.map_or(Ok(()), Err)
+        })
+    })
+}
+
+/// # Safety
+/// The answer's pointers are as the header says.
+#[inline(always)]
+unsafe fn answer_one(
+    request: Result<At<busway_request>, Failure>,
+    lender: u64,
+    answer: &busway_answer,
+) -> Result<(), Failure> {
+    let request = request?;
+    let of = request.lender()?;
+    if of != 0 && of != lender {
+        return Err(Failure::Invalid("a request of another link"));
+    }
+    match answer.status {
+        // SAFETY: by this function's contract.
+        BUSWAY_OK => unsafe {
+            payload(answer.data, answer.len, answer.loan, |payload| {
+                request.spend(|request| Ok(request.reply(payload)?))
+            })
+        },
+        BUSWAY_REJECTED => request.spend(|request| Ok(request.reject(answer.code)?)),
+        BUSWAY_NO_SUCH_METHOD => request.spend(|request| Ok(request.no_such_method()?)),
+        _ => Err(Failure::Invalid("an answer is BUSWAY_OK, BUSWAY_REJECTED or BUSWAY_NO_SUCH_METHOD")),
+    }
+}
