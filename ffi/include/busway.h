@@ -335,6 +335,75 @@ typedef struct busway_answer {
     uint32_t code;
 } busway_answer;
 
+// It was done.
+#define BUSWAY_OK 0
+
+// No room: ring, reply cells or slots are all in use, and the caller chose not to wait. Nothing was sent.
+#define BUSWAY_FULL 1
+
+// The deadline passed. For a call, `maybe_executed` of the details is 0 only if the other side never took it.
+#define BUSWAY_TIMEOUT 2
+
+// There is nothing to receive, and the caller chose not to wait.
+#define BUSWAY_WOULD_BLOCK 3
+
+// This side closed the link while the operation was under way.
+#define BUSWAY_CANCELLED 4
+
+// The link is closed, by either side.
+#define BUSWAY_CLOSED 5
+
+// The other process died. `maybe_executed` of the details is 0 only if it never took the call.
+#define BUSWAY_PEER_DIED 6
+
+// The other side broke the protocol, and the link is given up. `reason` is one of BUSWAY_VIOLATION_*.
+#define BUSWAY_POISONED 7
+
+// The other side refused the call, with `code`.
+#define BUSWAY_REJECTED 8
+
+// The handler on the other side panicked; its process goes on.
+#define BUSWAY_HANDLER_PANICKED 9
+
+// The other side knows no such method; `code` is its number.
+#define BUSWAY_NO_SUCH_METHOD 10
+
+// The pool has no queue of this name.
+#define BUSWAY_NO_SUCH_QUEUE 11
+
+// The payload has `len` bytes, and the largest that fits `max`.
+#define BUSWAY_TOO_LARGE 12
+
+// A payload of `len` bytes was read as one of `max`.
+#define BUSWAY_WRONG_SIZE 13
+
+// This process was forked from the one that owns the handle.
+#define BUSWAY_FORKED 14
+
+// This side, the kernel or the other side cannot do that.
+#define BUSWAY_UNSUPPORTED 15
+
+// The two sides speak different versions of the protocol.
+#define BUSWAY_VERSION_MISMATCH 16
+
+// The processes did not come together. `reason` is one of BUSWAY_JOIN_*.
+#define BUSWAY_JOIN_FAILED 17
+
+// The operating system refused something; `os_error` is its errno.
+#define BUSWAY_IO 18
+
+// An argument is wrong. Nothing was done, and objects that were passed are as they were.
+#define BUSWAY_INVALID 19
+
+// A handle is NULL or was freed, or an object is zeroed, spent or copied. Nothing was done.
+#define BUSWAY_STALE_HANDLE 20
+
+// An object that was to receive something still holds something: release it first. Nothing was done.
+#define BUSWAY_BUSY 21
+
+// A fault of this library, which it has reported on standard error. What the function was to do is undone or unknown.
+#define BUSWAY_PANIC 22
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -344,6 +413,9 @@ uint32_t busway_version(void);
 
 // The point in time that lies `ns` nanoseconds from now, on CLOCK_MONOTONIC; BUSWAY_NEVER if that is beyond 500 years.
 uint64_t busway_deadline_after(uint64_t ns);
+
+// A short text for a status, for ever valid. Any thread, any time; also in a forked child and in a signal handler.
+const char *busway_status_text(busway_status status);
 
 // What went wrong when a function last failed on this thread, as a sentence; "" if none has. Functions that succeed leave it
 // as it is. Valid until the next one fails on this thread. Any time but in a signal handler.

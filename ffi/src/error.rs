@@ -10,69 +10,83 @@ use std::os::unix::process::ExitStatusExt;
 /// What every function answers: BUSWAY_OK or what went wrong.
 pub type busway_status = i32;
 
-macro_rules! statuses {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $text:literal;)+) => {
-        $($(#[doc = $doc])+ pub const $name: busway_status = $number;)+
+/// It was done.
+pub const BUSWAY_OK: busway_status = 0;
+/// No room: ring, reply cells or slots are all in use, and the caller chose not to wait. Nothing was sent.
+pub const BUSWAY_FULL: busway_status = 1;
+/// The deadline passed. For a call, `maybe_executed` of the details is 0 only if the other side never took it.
+pub const BUSWAY_TIMEOUT: busway_status = 2;
+/// There is nothing to receive, and the caller chose not to wait.
+pub const BUSWAY_WOULD_BLOCK: busway_status = 3;
+/// This side closed the link while the operation was under way.
+pub const BUSWAY_CANCELLED: busway_status = 4;
+/// The link is closed, by either side.
+pub const BUSWAY_CLOSED: busway_status = 5;
+/// The other process died. `maybe_executed` of the details is 0 only if it never took the call.
+pub const BUSWAY_PEER_DIED: busway_status = 6;
+/// The other side broke the protocol, and the link is given up. `reason` is one of BUSWAY_VIOLATION_*.
+pub const BUSWAY_POISONED: busway_status = 7;
+/// The other side refused the call, with `code`.
+pub const BUSWAY_REJECTED: busway_status = 8;
+/// The handler on the other side panicked; its process goes on.
+pub const BUSWAY_HANDLER_PANICKED: busway_status = 9;
+/// The other side knows no such method; `code` is its number.
+pub const BUSWAY_NO_SUCH_METHOD: busway_status = 10;
+/// The pool has no queue of this name.
+pub const BUSWAY_NO_SUCH_QUEUE: busway_status = 11;
+/// The payload has `len` bytes, and the largest that fits `max`.
+pub const BUSWAY_TOO_LARGE: busway_status = 12;
+/// A payload of `len` bytes was read as one of `max`.
+pub const BUSWAY_WRONG_SIZE: busway_status = 13;
+/// This process was forked from the one that owns the handle.
+pub const BUSWAY_FORKED: busway_status = 14;
+/// This side, the kernel or the other side cannot do that.
+pub const BUSWAY_UNSUPPORTED: busway_status = 15;
+/// The two sides speak different versions of the protocol.
+pub const BUSWAY_VERSION_MISMATCH: busway_status = 16;
+/// The processes did not come together. `reason` is one of BUSWAY_JOIN_*.
+pub const BUSWAY_JOIN_FAILED: busway_status = 17;
+/// The operating system refused something; `os_error` is its errno.
+pub const BUSWAY_IO: busway_status = 18;
+/// An argument is wrong. Nothing was done, and objects that were passed are as they were.
+pub const BUSWAY_INVALID: busway_status = 19;
+/// A handle is NULL or was freed, or an object is zeroed, spent or copied. Nothing was done.
+pub const BUSWAY_STALE_HANDLE: busway_status = 20;
+/// An object that was to receive something still holds something: release it first. Nothing was done.
+pub const BUSWAY_BUSY: busway_status = 21;
+/// A fault of this library, which it has reported on standard error. What the function was to do is undone or unknown.
+pub const BUSWAY_PANIC: busway_status = 22;
 
-        /// A short text for a status, for ever valid. Any thread, any time; also in a forked child and in a signal handler.
-        #[unsafe(no_mangle)]
-        pub extern "C" fn busway_status_text(status: busway_status) -> *const c_char {
-            let text: &'static CStr = match status {
-                $($name => $text,)+
-                _ => c"an unknown status",
-            };
-            text.as_ptr()
-        }
+/// A short text for a status, for ever valid. Any thread, any time; also in a forked child and in a signal handler.
+#[unsafe(no_mangle)]
+pub extern "C" fn busway_status_text(status: busway_status) -> *const c_char {
+    let text: &'static CStr = match status {
+        BUSWAY_OK => c"done",
+        BUSWAY_FULL => c"no room",
+        BUSWAY_TIMEOUT => c"the deadline passed",
+        BUSWAY_WOULD_BLOCK => c"nothing is there yet",
+        BUSWAY_CANCELLED => c"closed while the operation was under way",
+        BUSWAY_CLOSED => c"closed",
+        BUSWAY_PEER_DIED => c"the other process died",
+        BUSWAY_POISONED => c"the other side broke the protocol",
+        BUSWAY_REJECTED => c"the other side refused the call",
+        BUSWAY_HANDLER_PANICKED => c"the handler on the other side panicked",
+        BUSWAY_NO_SUCH_METHOD => c"the other side knows no such method",
+        BUSWAY_NO_SUCH_QUEUE => c"the pool has no queue of this name",
+        BUSWAY_TOO_LARGE => c"the payload is too large",
+        BUSWAY_WRONG_SIZE => c"a payload of another size",
+        BUSWAY_FORKED => c"this process was forked from the one that owns the handle",
+        BUSWAY_UNSUPPORTED => c"not supported",
+        BUSWAY_VERSION_MISMATCH => c"the other side speaks another version of the protocol",
+        BUSWAY_JOIN_FAILED => c"the processes did not come together",
+        BUSWAY_IO => c"the operating system refused something",
+        BUSWAY_INVALID => c"an argument is wrong",
+        BUSWAY_STALE_HANDLE => c"a handle that is NULL or freed, or an object that is spent",
+        BUSWAY_BUSY => c"an object still holds something",
+        BUSWAY_PANIC => c"a fault inside the library",
+        _ => c"an unknown status",
     };
-}
-
-statuses! {
-    /// It was done.
-    BUSWAY_OK = 0, c"done";
-    /// No room: ring, reply cells or slots are all in use, and the caller chose not to wait. Nothing was sent.
-    BUSWAY_FULL = 1, c"no room";
-    /// The deadline passed. For a call, `maybe_executed` of the details is 0 only if the other side never took it.
-    BUSWAY_TIMEOUT = 2, c"the deadline passed";
-    /// There is nothing to receive, and the caller chose not to wait.
-    BUSWAY_WOULD_BLOCK = 3, c"nothing is there yet";
-    /// This side closed the link while the operation was under way.
-    BUSWAY_CANCELLED = 4, c"closed while the operation was under way";
-    /// The link is closed, by either side.
-    BUSWAY_CLOSED = 5, c"closed";
-    /// The other process died. `maybe_executed` of the details is 0 only if it never took the call.
-    BUSWAY_PEER_DIED = 6, c"the other process died";
-    /// The other side broke the protocol, and the link is given up. `reason` is one of BUSWAY_VIOLATION_*.
-    BUSWAY_POISONED = 7, c"the other side broke the protocol";
-    /// The other side refused the call, with `code`.
-    BUSWAY_REJECTED = 8, c"the other side refused the call";
-    /// The handler on the other side panicked; its process goes on.
-    BUSWAY_HANDLER_PANICKED = 9, c"the handler on the other side panicked";
-    /// The other side knows no such method; `code` is its number.
-    BUSWAY_NO_SUCH_METHOD = 10, c"the other side knows no such method";
-    /// The pool has no queue of this name.
-    BUSWAY_NO_SUCH_QUEUE = 11, c"the pool has no queue of this name";
-    /// The payload has `len` bytes, and the largest that fits `max`.
-    BUSWAY_TOO_LARGE = 12, c"the payload is too large";
-    /// A payload of `len` bytes was read as one of `max`.
-    BUSWAY_WRONG_SIZE = 13, c"a payload of another size";
-    /// This process was forked from the one that owns the handle.
-    BUSWAY_FORKED = 14, c"this process was forked from the one that owns the handle";
-    /// This side, the kernel or the other side cannot do that.
-    BUSWAY_UNSUPPORTED = 15, c"not supported";
-    /// The two sides speak different versions of the protocol.
-    BUSWAY_VERSION_MISMATCH = 16, c"the other side speaks another version of the protocol";
-    /// The processes did not come together. `reason` is one of BUSWAY_JOIN_*.
-    BUSWAY_JOIN_FAILED = 17, c"the processes did not come together";
-    /// The operating system refused something; `os_error` is its errno.
-    BUSWAY_IO = 18, c"the operating system refused something";
-    /// An argument is wrong. Nothing was done, and objects that were passed are as they were.
-    BUSWAY_INVALID = 19, c"an argument is wrong";
-    /// A handle is NULL or was freed, or an object is zeroed, spent or copied. Nothing was done.
-    BUSWAY_STALE_HANDLE = 20, c"a handle that is NULL or freed, or an object that is spent";
-    /// An object that was to receive something still holds something: release it first. Nothing was done.
-    BUSWAY_BUSY = 21, c"an object still holds something";
-    /// A fault of this library, which it has reported on standard error. What the function was to do is undone or unknown.
-    BUSWAY_PANIC = 22, c"a fault inside the library";
+    text.as_ptr()
 }
 
 /// This process was not spawned by a host.

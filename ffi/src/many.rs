@@ -251,7 +251,7 @@ pub unsafe extern "C" fn busway_calls_poll(
             }
             Ok(*found > 0)
         };
-        handle::with(core::ptr::without_provenance::<busway_link>(lender as usize), |link: &Linked| {
+        let polled = handle::with(core::ptr::without_provenance::<busway_link>(lender as usize), |link: &Linked| {
             if look()? {
                 return Ok(());
             }
@@ -259,6 +259,10 @@ pub unsafe extern "C" fn busway_calls_poll(
                 return Err(Failure::WouldBlock);
             }
             wait_any(link, crate::deadline(deadline), crate::deadline(first.min(deadline)), &mut look)
+        });
+        polled.map_err(|failure| match failure {
+            Failure::Stale(_) => busway::Error::Closed.into(),
+            failure => failure,
         })
     })
 }

@@ -3,6 +3,8 @@
 #ifndef CHECK_H
 #define CHECK_H
 
+#define _GNU_SOURCE
+
 #include <busway.h>
 #include <stdio.h>
 #include <stdlib.h>

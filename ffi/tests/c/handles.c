@@ -237,7 +237,9 @@ static void *calls(void *link)
         if (status == BUSWAY_OK)
             OK(busway_message_release(&reply));
     } while (status == BUSWAY_OK);
-    CHECK(status == BUSWAY_CLOSED || status == BUSWAY_CANCELLED || status == BUSWAY_STALE_HANDLE);
+    // A call that was taken and not run when its server's end was freed is refused.
+    CHECK(status == BUSWAY_CLOSED || status == BUSWAY_CANCELLED || status == BUSWAY_STALE_HANDLE ||
+          status == BUSWAY_REJECTED);
     return NULL;
 }
 
