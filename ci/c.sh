@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+have gcc && have g++ && have pkg-config || skip "no gcc, g++ or pkg-config"
+have cargo-cbuild || skip "no cargo-c: cargo install --locked cargo-c@0.10.24+cargo-0.98.0"
+
+dir=$(mktemp -d)
+server=
+trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
+prefix=$dir/prefix
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
+
+cargo test -p busway-ffi
+cargo cinstall --release -p busway-ffi --prefix "$prefix" --libdir "$prefix/lib"
+cargo build --release --examples
+cargo build --release -p http_filter
+library=$prefix/lib/libbusway.so
+
+foreign=$(nm -D --defined-only "$library" | awk '{ print $3 }' | grep -v '^busway_' || true)
+[[ -z $foreign ]] || fail "symbols without our prefix: $foreign"
+declared=$(grep -o '\bbusway_[a-z_]*(' "$prefix/include/busway.h" | tr -d '(' | sort -u | grep -v '_init$')
+exported=$(nm -D --defined-only "$library" | awk '{ print $3 }' | sort -u)
+[[ -z $(comm -13 <(echo "$declared") <(echo "$exported")) ]] || fail "exported and not declared: $(comm -13 <(echo "$declared") <(echo "$exported"))"
+untested=$(while read -r f; do grep -rqw "$f" ffi/tests ffi/examples || echo "$f"; done <<<"$exported")
+[[ -z $untested ]] || fail "functions that no test calls: $untested"
+strip -o "$dir/stripped" "$library"
+size=$(stat -c %s "$dir/stripped")
+((size < 1 << 20)) || fail "libbusway.so has $size bytes"
+soname=$(objdump -p "$library" | awk '/SONAME/ { print $2 }')
+[[ $soname == libbusway.so.* ]] || fail "soname '$soname'"
+echo "libbusway.so: $(wc -l <<<"$exported") functions, $size bytes stripped, $soname"
+
+# build COMPILER OUTPUT SOURCE [FLAGS...]
+build() {
+    local compiler=$1 output=$2 source=$3
+    shift 3
+    # shellcheck disable=SC2046 # flags are words
+    "$compiler" -std=c11 -O1 -g -Wall -Wextra -Wconversion -Werror -pthread "$@" \
+        "$source" -o "$output" $(pkg-config --cflags --libs busway)
+}
+
+compilers=(gcc)
+! have clang || compilers+=(clang)
+for compiler in "${compilers[@]}"; do
+    echo '#include <busway.h>' >"$dir/alone.c"
+    cp "$dir/alone.c" "$dir/alone.cc"
+    "$compiler" -std=c11 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.c"
+    "$compiler" -x c++ -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.cc"
+    for test in handles pairs processes; do
+        build "$compiler" "$dir/$test" "ffi/tests/c/$test.c"
+        timeout 120 "$dir/$test" || fail "$test, $compiler"
+    done
+    build "$compiler" "$dir/host" ffi/examples/host.c
+    build "$compiler" "$dir/plugin" ffi/examples/plugin.c
+    echo "$compiler: as it should be"
+done
+
+# Structs that end one field earlier, and one later, than the library's.
+mkdir "$dir/old" "$dir/new"
+awk '/^typedef struct busway_(config|error|stats|command) / { inside = 1 }
+     inside && /^}/ { inside = 0; held = "" }
+     held != "" { print held; held = "" }
+     inside { held = $0; next }
+     { print }' "$prefix/include/busway.h" >"$dir/old/busway.h"
+awk '/^typedef struct busway_(config|error|stats|command) / { inside = 1 }
+     inside && /^}/ { print "    uint64_t later;"; inside = 0 }
+     { print }' "$prefix/include/busway.h" >"$dir/new/busway.h"
+build gcc "$dir/old/sizes" ffi/tests/c/sizes.c -DOLD -I"$dir/old"
+build gcc "$dir/new/sizes" ffi/tests/c/sizes.c -DNEW -I"$dir/new"
+"$dir/old/sizes" || fail "a program with an older header"
+"$dir/new/sizes" || fail "a program with a newer header"
+echo "older and newer headers: as it should be"
+
+# shellcheck disable=SC2046
+gcc -std=c11 -Wall -Werror -pthread ffi/tests/c/pairs.c -o "$dir/static" -I"$prefix/include" "$prefix/lib/libbusway.a" \
+    $(pkg-config --static --libs-only-l busway | sed 's/-lbusway\b//') || fail "cannot be linked statically"
+"$dir/static" || fail "linked statically"
+
+for test in handles pairs processes; do
+    build gcc "$dir/$test-asan" "ffi/tests/c/$test.c" -fsanitize=address,undefined -fno-sanitize-recover
+    timeout 120 "$dir/$test-asan" || fail "$test under AddressSanitizer"
+done
+echo "AddressSanitizer: as it should be"
+
+if have valgrind; then
+    tests=(handles pairs)
+    # Older ones know nothing of pidfd_open, without which nobody knows when a plugin dies.
+    if valgrind -q "$dir/processes" >/dev/null 2>&1; then
+        tests+=(processes)
+    else
+        echo "valgrind: $(valgrind --version) cannot run two processes"
+    fi
+    for test in "${tests[@]}"; do
+        timeout 280 valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible \
+            --show-leak-kinds=definite,indirect,possible "$dir/$test" || fail "$test under valgrind"
+    done
+    echo "valgrind: ${tests[*]}: as it should be"
+fi
+
+# A host in C with a plugin in Rust.
+for input in src/link/sending.rs Cargo.lock /dev/null; do
+    timeout 60 "$dir/host" "$target_dir/release/examples/line_filter" <"$input" >"$dir/got" || fail "host.c: exit code $?"
+    tr a-z A-Z <"$input" | cmp - "$dir/got" || fail "host.c $input differs from tr"
+done
+echo "host.c = tr"
+
+# A plugin in C with a host in Rust.
+http() {
+    local answer
+    exec 3<>"/dev/tcp/127.0.0.1/$port"
+    printf '%s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n%s\r\n\r\n' "GET $1" "${2:-x: y}" >&3
+    answer=$(timeout 30 tr -d '\r' <&3)
+    exec 3<&- 3>&-
+    printf '%s' "$answer"
+}
+# expect TEXT TARGET [HEADER]
+expect() {
+    local answer
+    answer=$(http "${@:2}")
+    [[ $answer == *"$1"* ]] || fail "plugin.c: ${*:2} has no '$1': $answer"
+}
+setsid "$target_dir/release/http_filter" --plugin "$dir/plugin" --listen 127.0.0.1:0 </dev/null >"$dir/server" 2>"$dir/errors" &
+server=$!
+port=
+for _ in {1..300}; do
+    port=$(sed -n 's|^listening on http://127.0.0.1:||p' "$dir/server")
+    [[ -z $port ]] || break
+    sleep 0.1
+done
+[[ -n $port ]] || { cat "$dir/errors"; fail "http_filter with plugin.c does not begin"; }
+expect "GET /a?b, 0 bytes of body" "/a?b"
+expect "403 Forbidden" /admin
+expect "200 OK" /admin "authorization: Bearer open-sesame"
+expect "hello, somebody" /hello "user-agent: somebody"
+expect "x-filtered-by: example" /headers
+[[ $(http /headers "x-internal-a: b") != *x-internal* ]] || fail "plugin.c lets x-internal-a pass"
+kill -KILL "$(cat /proc/"$server"/task/*/children)"
+for _ in {1..20}; do
+    expect "x-filtered-by: example" /
+done
+kill "$server"
+wait "$server" || fail "http_filter with plugin.c ends with $?"
+server=
+echo "plugin.c: as it should be"
