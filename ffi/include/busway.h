@@ -139,6 +139,17 @@ typedef struct busway_link busway_link;
 // Listens for processes that connect.
 typedef struct busway_listener busway_listener;
 
+// A pool, as one of its processes sees it: many processes, one memory, queues that any of them may send to and receive from. Its host
+// makes it and admits members. Many threads may use it at once.
+typedef struct busway_pool busway_pool;
+
+// A member of a pool that was spawned.
+typedef struct busway_process busway_process;
+
+// Receives from whichever of many links has something. A link is in one set, and has no event loop of its own then. Freeing a link takes
+// it out of its set. Many threads may use a set at once.
+typedef struct busway_set busway_set;
+
 // What every function answers: BUSWAY_OK or what went wrong.
 typedef int32_t busway_status;
 
@@ -335,6 +346,57 @@ typedef struct busway_answer {
     uint32_t code;
 } busway_answer;
 
+// A queue that a pool is to have.
+typedef struct busway_queue_config {
+    // Its name.
+    const char *name;
+    // For how many requests, 65,536 at most; 1,024 if 0.
+    uint32_t capacity;
+    // 0.
+    uint32_t flags;
+} busway_queue_config;
+
+// What can be chosen about a pool. Set it up with busway_pool_config_init(); a field of 0 is as by default, but there has to be a queue.
+typedef struct busway_pool_config {
+    // Bytes of this struct.
+    uint32_t size;
+    // What a waiting thread of the host does: one of BUSWAY_IDLE_*.
+    uint32_t idle;
+    // The longest spin of BUSWAY_IDLE_ADAPTIVE, in nanoseconds; 20,000 by default.
+    uint64_t spin_ns;
+    // Its queues, 32 at most.
+    const struct busway_queue_config *queues;
+    // How many there are.
+    uint64_t queue_count;
+    // How many processes may be members at a time, the host among them: from 1 to 447; 32 by default.
+    uint32_t members;
+    // 0.
+    uint32_t flags;
+    // Slots, in ascending order of size; NULL for payloads up to 1 MiB. Each request takes one.
+    const struct busway_size_class *classes;
+    // How many classes there are.
+    uint64_t class_count;
+    // How long the handshake with a new member may take, in nanoseconds; 10 seconds by default.
+    uint64_t patience_ns;
+} busway_pool_config;
+
+// Takes requests from queues of a pool. As busway_queue: it holds nothing, and many threads may use it at once.
+typedef struct busway_worker {
+    // Number of the pool's handle.
+    uint64_t pool;
+    // Of the library.
+    uint64_t reserved[12];
+} busway_worker;
+
+// A queue of a pool. It lies in the caller's memory, is zeroed before its first use, and is not copied or moved. It holds nothing, so
+// it need not be given back; it ends with the handle of its pool, as BUSWAY_CLOSED. Many threads may use it at once.
+typedef struct busway_queue {
+    // Number of the pool's handle.
+    uint64_t pool;
+    // Of the library.
+    uint64_t reserved[8];
+} busway_queue;
+
 // It was done.
 #define BUSWAY_OK 0
 
@@ -464,9 +526,16 @@ busway_status busway_listener_free(struct busway_listener *listener);
 // Who wants in.
 busway_status busway_guest_credentials(struct busway_guest *guest, struct busway_credentials *credentials);
 
-// Hands out the memory and finishes the handshake. The guest is freed, also if this fails.
+// Hands out the memory and finishes the handshake. The guest is freed, also if this fails; BUSWAY_UNSUPPORTED, and nothing else, if it
+// wants a place in a pool.
 // Threads: any. Errors: BUSWAY_JOIN_FAILED, BUSWAY_IO; the process is told that it failed.
-busway_status busway_guest_admit(struct busway_guest *guest, struct busway_link **link);
+busway_status busway_guest_admit(struct busway_guest *guest,
+                                 struct busway_link **link);
+
+// As busway_guest_admit, for one that wants a place in a pool: `place` is which it got.
+// Threads: any. Errors: as busway_guest_admit; BUSWAY_JOIN_TAKEN if there are as many members as there may be.
+busway_status busway_guest_admit_member(struct busway_guest *guest,
+                                        uint32_t *place);
 
 // Tells the process that it is not admitted: it gets BUSWAY_JOIN_REFUSED. The guest is freed.
 busway_status busway_guest_refuse(struct busway_guest *guest);
@@ -742,9 +811,9 @@ busway_status busway_calls_wait(struct busway_call *calls,
 
 // Waits until at least one of these calls is done, or until `deadline`; BUSWAY_NOW does not wait. `ready[0]` to `ready[*ready_count - 1]`
 // are the places of those that are; busway_call_wait on them returns at once. Calls that are spent are left out, so that the array may
-// have gaps. There is room in `ready` for `count` places. All calls are of one link.
+// have gaps. There is room in `ready` for `count` places. All calls are of one link or one pool.
 // Threads: counts as the link's event loop, of which there is one at a time. Errors: BUSWAY_WOULD_BLOCK or BUSWAY_TIMEOUT if none is done;
-// BUSWAY_STALE_HANDLE if all are spent; BUSWAY_CLOSED if the link was freed; BUSWAY_INVALID for calls of two links.
+// BUSWAY_STALE_HANDLE if all are spent; BUSWAY_CLOSED if the link was freed; BUSWAY_INVALID for calls of two.
 busway_status busway_calls_poll(const struct busway_call *calls,
                                 size_t count,
                                 uint64_t deadline,
@@ -768,6 +837,233 @@ busway_status busway_link_reply_many(struct busway_link *link,
                                      const struct busway_answer *answers,
                                      size_t count,
                                      busway_status *statuses);
+
+// Makes a pool, of which this process is the host.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY; BUSWAY_IO; BUSWAY_INVALID.
+busway_status busway_pool_create(const struct busway_pool_config *config, struct busway_pool **pool);
+
+// Members of a pool inside this process, the first of them in the host's place: for tests. Nobody watches them.
+// Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY, also for more than there may be.
+busway_status busway_pool_group(const struct busway_pool_config *config,
+                                uint32_t count,
+                                struct busway_pool **pools);
+
+// Joins the pool whose host spawned this process; of the configuration, which may be NULL, it is what a waiting thread does.
+// Errors: as busway_attach; BUSWAY_UNSUPPORTED if the host offers a link.
+busway_status busway_pool_attach(const struct busway_config *config,
+                                 struct busway_pool **pool);
+
+// Joins the pool whose host listens at `path`.
+// Threads: any. Errors: as busway_connect.
+busway_status busway_pool_connect(const char *path,
+                                  const struct busway_config *config,
+                                  struct busway_pool **pool);
+
+// Ends a pool at once for everybody, if this is its host, or leaves it; and frees it. Threads that wait wake. What is held of it keeps its
+// memory until it is released.
+// Threads: any; one frees. Fork: in a forked child the handle becomes invalid, and nothing else happens.
+busway_status busway_pool_free(struct busway_pool *pool);
+
+// Closes a pool in order, for everybody: nothing new is sent, what was sent is served until `deadline`, then all ends. Its host's to do.
+// Threads: any. Fork: does nothing in a forked child. Errors: BUSWAY_UNSUPPORTED if this is not the host.
+busway_status busway_pool_close(struct busway_pool *pool,
+                                uint64_t deadline);
+
+// Leaves a pool: waiting threads of this process wake, its calls under way end as BUSWAY_CANCELLED, everything later as BUSWAY_CLOSED. What
+// it has taken and not answered ends as if it had died, once the pool is freed.
+// Threads: any. Fork: does nothing in a forked child.
+busway_status busway_pool_leave(struct busway_pool *pool);
+
+// Spawns a process, and waits until it has joined.
+// Threads, fork: as busway_host_spawn. Errors: as busway_host_spawn; BUSWAY_JOIN_TAKEN if there are as many members as there may be;
+// BUSWAY_UNSUPPORTED if this is not the host.
+busway_status busway_pool_spawn(struct busway_pool *pool,
+                                const struct busway_command *command,
+                                struct busway_process **process);
+
+// Listens on a Unix socket at `path` for processes that join: busway_guest_admit_member admits them.
+// Threads: any. Errors: as busway_host_listen; BUSWAY_UNSUPPORTED if this is not the host.
+busway_status busway_pool_listen(struct busway_pool *pool,
+                                 const char *path,
+                                 struct busway_listener **listener);
+
+// How many members there are besides the host.
+// Errors: BUSWAY_UNSUPPORTED if this is not the host.
+busway_status busway_pool_members(struct busway_pool *pool, size_t *count);
+
+// Waits until there are no more than `count` members besides the host, or until `deadline`: BUSWAY_TIMEOUT.
+// Threads: any. Errors: BUSWAY_UNSUPPORTED if this is not the host.
+busway_status busway_pool_wait_members(struct busway_pool *pool, size_t count, uint64_t deadline);
+
+// The number of this member, from 1, the host's. Numbers are used again.
+busway_status busway_pool_place(struct busway_pool *pool, uint32_t *place);
+
+// Whether the pool has ended, for this process at least.
+busway_status busway_pool_is_closed(struct busway_pool *pool, bool *closed);
+
+// The largest payload, in bytes.
+busway_status busway_pool_max_payload(struct busway_pool *pool, size_t *len);
+
+// Counters of this process. `calls_in_use` counts its calls that await a reply, `slots_in_use` the slots that it holds.
+busway_status busway_pool_stats(struct busway_pool *pool,
+                                struct busway_stats *stats);
+
+// One descriptor for an event loop, as busway_link_fd. The first use starts a thread.
+// Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_IO.
+busway_status busway_pool_fd(struct busway_pool *pool, int32_t *fd);
+
+// Before an event loop sleeps on the descriptor: asks the others to ring it for requests in the queues of `worker`, which may be NULL, and for
+// replies to calls of this process. `sleep` is as of busway_link_arm.
+// Threads: one event loop a process; busway_calls_poll is one too. Errors: BUSWAY_IO, BUSWAY_FORKED.
+busway_status busway_pool_arm(struct busway_pool *pool,
+                              const struct busway_worker *worker,
+                              bool *sleep);
+
+// After an event loop woke, or did not sleep. Look at the queues then: others may rely on it.
+busway_status busway_pool_disarm(struct busway_pool *pool);
+
+// Loans memory for a payload of `len` bytes, to be sent to any queue. Waits for a free slot until `deadline`; BUSWAY_NOW does not wait.
+// Threads, fork, errors: as busway_link_loan.
+busway_status busway_pool_loan(struct busway_pool *pool,
+                               size_t len,
+                               uint64_t deadline,
+                               struct busway_loan *loan);
+
+// Asks for a queue by its name.
+// Threads: any. Errors: BUSWAY_NO_SUCH_QUEUE; BUSWAY_FORKED.
+busway_status busway_pool_queue(struct busway_pool *pool, const char *name, struct busway_queue *queue);
+
+// A worker that takes requests from these queues, in turn.
+// Threads: any. Errors: BUSWAY_NO_SUCH_QUEUE, also for none at all; BUSWAY_FORKED.
+busway_status busway_pool_worker(struct busway_pool *pool,
+                                 const char *const *names,
+                                 size_t count,
+                                 struct busway_worker *worker);
+
+// Calls `method` with a copy of `len` bytes at `data`, and waits for the reply until `deadline`, which the worker can see.
+// Threads, fork: as busway_link_call. Errors: as busway_link_call; BUSWAY_PEER_DIED: the worker that had taken it died, or the host.
+busway_status busway_queue_call(const struct busway_queue *queue,
+                                uint32_t method,
+                                const void *data,
+                                size_t len,
+                                uint64_t deadline,
+                                struct busway_message *reply);
+
+// As busway_queue_call, with a loan in place of bytes; it is spent, whatever comes of the call.
+busway_status busway_queue_call_loan(const struct busway_queue *queue,
+                                     uint32_t method,
+                                     struct busway_loan *loan,
+                                     uint64_t deadline,
+                                     struct busway_message *reply);
+
+// Sends an event with a copy of `len` bytes at `data`: one way, no reply. Waits for room until `deadline`; BUSWAY_NOW does not wait.
+// Threads, fork, errors: as busway_link_send.
+busway_status busway_queue_send(const struct busway_queue *queue,
+                                uint32_t method,
+                                const void *data,
+                                size_t len,
+                                uint64_t deadline);
+
+// As busway_queue_send, with a loan in place of bytes; it is spent, whatever comes of it.
+busway_status busway_queue_send_loan(const struct busway_queue *queue,
+                                     uint32_t method,
+                                     struct busway_loan *loan,
+                                     uint64_t deadline);
+
+// Sends a call without waiting for its reply. Waits for room until `deadline`, which is the call's too.
+// Threads, fork, errors: as busway_link_submit.
+busway_status busway_queue_submit(const struct busway_queue *queue,
+                                  uint32_t method,
+                                  const void *data,
+                                  size_t len,
+                                  uint64_t deadline,
+                                  struct busway_call *call);
+
+// As busway_queue_submit, but BUSWAY_FULL at once if there is no room.
+busway_status busway_queue_try_submit(const struct busway_queue *queue,
+                                      uint32_t method,
+                                      const void *data,
+                                      size_t len,
+                                      uint64_t deadline,
+                                      struct busway_call *call);
+
+// As busway_queue_submit, with a loan in place of bytes; it is spent, whatever comes of it.
+busway_status busway_queue_submit_loan(const struct busway_queue *queue,
+                                       uint32_t method,
+                                       struct busway_loan *loan,
+                                       uint64_t deadline,
+                                       struct busway_call *call);
+
+// About how many requests wait in the queue: a hint, old as soon as it is read; 0 in a forked child.
+busway_status busway_queue_len(const struct busway_queue *queue, size_t *len);
+
+// Receives the next request. Waits until `deadline`; BUSWAY_NOW does not wait.
+// Threads: any, many at once with one worker. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_WOULD_BLOCK or BUSWAY_TIMEOUT; how the
+// pool ended: BUSWAY_CLOSED, BUSWAY_PEER_DIED. BUSWAY_BUSY if `request` holds something.
+busway_status busway_worker_recv(const struct busway_worker *worker,
+                                 uint64_t deadline,
+                                 struct busway_request *request);
+
+// Receives requests: waits for the first until `deadline` (BUSWAY_NOW does not wait), then takes what is there, `max` in all, and waits
+// for no more. `count` is how many came.
+// Threads, fork, errors: as busway_worker_recv.
+busway_status busway_worker_recv_many(const struct busway_worker *worker,
+                                      struct busway_request *requests,
+                                      size_t max,
+                                      uint64_t deadline,
+                                      size_t *count);
+
+// Process id of a member that was spawned.
+busway_status busway_process_pid(struct busway_process *process, uint32_t *pid);
+
+// Its place in the pool.
+busway_status busway_process_place(struct busway_process *process, uint32_t *place);
+
+// Kills it at once.
+// Threads: any. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_IO.
+busway_status busway_process_kill(struct busway_process *process);
+
+// Waits a second for it to exit, kills it if it does not, and frees the handle. `exit_status` is how it ended, as waitpid has it; it may be
+// NULL.
+// Threads: any; one frees. Errors: BUSWAY_IO, BUSWAY_FORKED.
+busway_status busway_process_wait(struct busway_process *process,
+                                  int32_t *exit_status);
+
+// As busway_process_wait, for who does not want to know.
+busway_status busway_process_free(struct busway_process *process);
+
+// Makes a set without links.
+// Threads: any. Errors: BUSWAY_IO.
+busway_status busway_set_new(struct busway_set **set);
+
+// Frees a set; its links go on. A thread that waits in busway_set_recv goes on until its deadline.
+busway_status busway_set_free(struct busway_set *set);
+
+// Receives from this link too. `token` is its name in the set, from 1, which is never used again.
+// Threads: any. Errors: BUSWAY_UNSUPPORTED if it is in a set already, or inside one process; BUSWAY_IO; BUSWAY_FORKED.
+busway_status busway_set_insert(struct busway_set *set,
+                                struct busway_link *link,
+                                uint64_t *token);
+
+// Receives from this link no more.
+// Threads: any. Errors: BUSWAY_INVALID if it was not in the set.
+busway_status busway_set_remove(struct busway_set *set, uint64_t token);
+
+// How many links are in the set.
+busway_status busway_set_len(struct busway_set *set, size_t *len);
+
+// Receives the next request of any link, whose token is written to `token`. Waits until `deadline`; BUSWAY_NOW does not wait. If a link has
+// ended instead, this answers how (BUSWAY_CLOSED, BUSWAY_PEER_DIED, BUSWAY_POISONED), `token` is its token, and it is in the set no more; with
+// any other failure `token` is 0.
+// Threads: any, many at once. Errors: BUSWAY_WOULD_BLOCK or BUSWAY_TIMEOUT; BUSWAY_FORKED; BUSWAY_BUSY if `request` holds something.
+busway_status busway_set_recv(struct busway_set *set,
+                              uint64_t deadline,
+                              uint64_t *token,
+                              struct busway_request *request);
+
+// A descriptor that becomes readable when a link that is asleep has something. For polling only. It is closed when the set is freed.
+busway_status busway_set_fd(struct busway_set *set,
+                            int32_t *fd);
 
 #ifdef __cplusplus
 }  // extern "C"
@@ -795,6 +1091,7 @@ busway_status busway_link_reply_many(struct busway_link *link,
 
 // busway_config_init() and others like it: all by default, and the size set.
 BUSWAY_INIT_(busway_config)
+BUSWAY_INIT_(busway_pool_config)
 BUSWAY_INIT_(busway_command)
 BUSWAY_INIT_(busway_error)
 BUSWAY_INIT_(busway_stats)

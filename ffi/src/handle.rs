@@ -116,6 +116,11 @@ fn grow(vacant: &mut Vacant) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether a handle, valid or not, is one of this kind.
+pub(crate) fn is_kind<T: Held>(handle: *const ()) -> bool {
+    handle.addr() as u64 & KIND == T::KIND << KIND_SHIFT
+}
+
 /// Runs `body` with what a handle names, which stays meanwhile.
 #[inline(always)]
 pub(crate) fn with<T: Held, H, R>(handle: *const H, body: impl FnOnce(&T) -> Result<R, Failure>) -> Result<R, Failure> {

@@ -5,6 +5,7 @@ use crate::handle::{self, Held};
 use crate::link::{Linked, busway_link};
 use crate::options::{busway_command, busway_config};
 use crate::{guard, os_str, out};
+use busway::pool::{PoolGuest, PoolListener};
 use busway::{Config, Guest, Host, Link, Listener, Plugin};
 use core::ffi::c_char;
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,12 +25,24 @@ impl Held for Host {
     const NOT: &'static str = "no host, or one that was freed";
 }
 
-impl Held for Listener {
+/// Where processes connect that want a link, or a place in a pool.
+pub(crate) enum Door {
+    Links(Listener),
+    Pool(PoolListener),
+}
+
+/// Who has connected there.
+pub(crate) enum Waiting {
+    Link(Guest),
+    Member(PoolGuest),
+}
+
+impl Held for Door {
     const KIND: u64 = 2;
     const NOT: &'static str = "no listener, or one that was freed";
 }
 
-impl Held for Guest {
+impl Held for Waiting {
     const KIND: u64 = 3;
     const NOT: &'static str = "no guest, or one that was admitted, refused or freed";
 }
@@ -105,7 +118,7 @@ pub unsafe extern "C" fn busway_host_listen(
     guard(|| {
         // SAFETY: as above.
         let (to, path) = unsafe { (out(listener)?, os_str(path)?) };
-        to.write(handle::insert(handle::share::<Host, _>(host)?.listen(path)?)?);
+        to.write(handle::insert(Door::Links(handle::share::<Host, _>(host)?.listen(path)?))?);
         Ok(())
     })
 }
@@ -122,7 +135,11 @@ pub unsafe extern "C" fn busway_listener_accept(
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(guest)? };
-        let guest = handle::share::<Listener, _>(listener)?.accept(crate::deadline(deadline))?;
+        let until = crate::deadline(deadline);
+        let guest = match &*handle::share::<Door, _>(listener)? {
+            Door::Links(listener) => Waiting::Link(listener.accept(until)?),
+            Door::Pool(listener) => Waiting::Member(listener.accept(until)?),
+        };
         to.write(handle::insert(guest)?);
         Ok(())
     })
@@ -134,7 +151,12 @@ pub unsafe extern "C" fn busway_listener_fd(listener: *mut busway_listener, fd: 
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(fd)? };
-        to.write(handle::with(listener, |listener: &Listener| Ok(listener.as_fd().as_raw_fd()))?);
+        to.write(handle::with(listener, |door: &Door| {
+            Ok(match door {
+                Door::Links(listener) => listener.as_fd().as_raw_fd(),
+                Door::Pool(listener) => listener.as_fd().as_raw_fd(),
+            })
+        })?);
         Ok(())
     })
 }
@@ -142,7 +164,7 @@ pub unsafe extern "C" fn busway_listener_fd(listener: *mut busway_listener, fd: 
 /// Frees a listener, and removes its socket. A thread that waits in busway_listener_accept goes on until its deadline.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_listener_free(listener: *mut busway_listener) -> busway_status {
-    guard(|| handle::free::<Listener, _>(listener))
+    guard(|| handle::free::<Door, _>(listener))
 }
 
 /// Who wants in.
@@ -154,20 +176,43 @@ pub unsafe extern "C" fn busway_guest_credentials(
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(credentials)? };
-        to.write(handle::with(guest, |guest: &Guest| Ok(guest.credentials().into()))?);
+        to.write(handle::with(guest, |guest: &Waiting| {
+            Ok(match guest {
+                Waiting::Link(guest) => guest.credentials().into(),
+                Waiting::Member(guest) => guest.credentials().into(),
+            })
+        })?);
         Ok(())
     })
 }
 
-/// Hands out the memory and finishes the handshake. The guest is freed, also if this fails.
+/// Hands out the memory and finishes the handshake. The guest is freed, also if this fails; BUSWAY_UNSUPPORTED, and nothing else, if it
+/// wants a place in a pool.
 /// Threads: any. Errors: BUSWAY_JOIN_FAILED, BUSWAY_IO; the process is told that it failed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_guest_admit(guest: *mut busway_guest, link: *mut *mut busway_link) -> busway_status {
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(link)? };
-        let guest = take_guest(guest)?.ok_or(busway::Error::Forked)?;
-        to.write(handle::insert(Linked::Link(guest.admit()?))?);
+        match take_guest(guest, |guest| matches!(guest, Waiting::Link(_)))?.ok_or(busway::Error::Forked)? {
+            Waiting::Link(guest) => to.write(handle::insert(Linked::Link(guest.admit()?))?),
+            Waiting::Member(_) => unreachable!("asked before"),
+        };
+        Ok(())
+    })
+}
+
+/// As busway_guest_admit, for one that wants a place in a pool: `place` is which it got.
+/// Threads: any. Errors: as busway_guest_admit; BUSWAY_JOIN_TAKEN if there are as many members as there may be.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_guest_admit_member(guest: *mut busway_guest, place: *mut u32) -> busway_status {
+    guard(|| {
+        // SAFETY: as above.
+        let to = unsafe { out(place)? };
+        match take_guest(guest, |guest| matches!(guest, Waiting::Member(_)))?.ok_or(busway::Error::Forked)? {
+            Waiting::Member(guest) => to.write(guest.admit()?),
+            Waiting::Link(_) => unreachable!("asked before"),
+        };
         Ok(())
     })
 }
@@ -176,22 +221,27 @@ pub unsafe extern "C" fn busway_guest_admit(guest: *mut busway_guest, link: *mut
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_guest_refuse(guest: *mut busway_guest) -> busway_status {
     guard(|| {
-        if let Some(guest) = take_guest(guest)? {
-            guest.refuse();
+        match take_guest(guest, |_| true)? {
+            Some(Waiting::Link(guest)) => guest.refuse(),
+            Some(Waiting::Member(guest)) => guest.refuse(),
+            None => {}
         }
         Ok(())
     })
 }
 
-/// The guest itself; `None` in a forked child.
-fn take_guest(guest: *mut busway_guest) -> Result<Option<Guest>, Failure> {
-    Ok(handle::retire(guest, |_: &Guest| ())?.and_then(Arc::into_inner))
+/// The guest itself, if it is of the right kind; `None` in a forked child.
+fn take_guest(guest: *mut busway_guest, right: impl FnOnce(&Waiting) -> bool) -> Result<Option<Waiting>, Failure> {
+    let what = "a guest of a link where one of a pool is asked for, or the other way round";
+    let kind = |guest: &Waiting| if right(guest) { Ok(()) } else { Err(busway::Error::Unsupported { what }.into()) };
+    handle::with(guest, kind)?;
+    Ok(handle::retire(guest, |_: &Waiting| ())?.and_then(Arc::into_inner))
 }
 
 /// Hangs up on a guest, without a word.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_guest_free(guest: *mut busway_guest) -> busway_status {
-    guard(|| handle::free::<Guest, _>(guest))
+    guard(|| handle::free::<Waiting, _>(guest))
 }
 
 /// Joins the host that spawned this process; NULL is the default configuration. Once in a process. The first call is best made before

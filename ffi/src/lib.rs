@@ -31,6 +31,10 @@ pub mod request;
 
 pub mod many;
 
+pub mod pool;
+
+pub mod set;
+
 use crate::error::{Failure, busway_status};
 use busway::Deadline;
 use core::ffi::{CStr, c_char, c_void};

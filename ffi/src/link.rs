@@ -49,7 +49,7 @@ impl Held for Linked {
 }
 
 impl Linked {
-    pub(crate) fn fd(&self) -> Result<i32, Failure> {
+    fn fd(&self) -> Result<i32, Failure> {
         match self {
             Linked::Pair(_) => {
                 Err(busway::Error::Unsupported { what: "the descriptor of a link inside one process" }.into())
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn busway_link_loan(
                 BUSWAY_NOW => link.try_loan(len),
                 deadline => link.loan(len, crate::deadline(deadline)),
             };
-            lend(&to, loan?, || link.try_loan(0))
+            lend(&to, loan?, Some(|| link.try_loan(0)))
         })
     })
 }

@@ -5,13 +5,15 @@ use crate::handle;
 use crate::link::{Linked, busway_link};
 use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, deliver, pend};
 use crate::object::At;
+use crate::pool::Seated;
 use crate::request::{busway_request, hand_over};
 use crate::{BUSWAY_NOW, array, bytes, check_array, deadline, guard, out};
-use busway::{Deadline, Payload, Request};
+use busway::pool::Member;
+use busway::{Deadline, Link, Payload, Request};
 use core::ffi::c_void;
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 /// A request of a batch.
@@ -204,9 +206,9 @@ pub unsafe extern "C" fn busway_calls_wait(
 
 /// Waits until at least one of these calls is done, or until `deadline`; BUSWAY_NOW does not wait. `ready[0]` to `ready[*ready_count - 1]`
 /// are the places of those that are; busway_call_wait on them returns at once. Calls that are spent are left out, so that the array may
-/// have gaps. There is room in `ready` for `count` places. All calls are of one link.
+/// have gaps. There is room in `ready` for `count` places. All calls are of one link or one pool.
 /// Threads: counts as the link's event loop, of which there is one at a time. Errors: BUSWAY_WOULD_BLOCK or BUSWAY_TIMEOUT if none is done;
-/// BUSWAY_STALE_HANDLE if all are spent; BUSWAY_CLOSED if the link was freed; BUSWAY_INVALID for calls of two links.
+/// BUSWAY_STALE_HANDLE if all are spent; BUSWAY_CLOSED if the link was freed; BUSWAY_INVALID for calls of two.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_calls_poll(
     calls: *const busway_call,
@@ -232,7 +234,7 @@ pub unsafe extern "C" fn busway_calls_poll(
             }
             let of = call.lender()?;
             if lender != 0 && of != lender {
-                return Err(Failure::Invalid("calls of two links"));
+                return Err(Failure::Invalid("calls of two links or pools"));
             }
             lender = of;
             first = first.min(call.get().deadline);
@@ -251,15 +253,21 @@ pub unsafe extern "C" fn busway_calls_poll(
             }
             Ok(*found > 0)
         };
-        let polled = handle::with(core::ptr::without_provenance::<busway_link>(lender as usize), |link: &Linked| {
+        let mut wait = |sleep: &dyn Sleeps| {
             if look()? {
                 return Ok(());
             }
             if deadline == BUSWAY_NOW {
                 return Err(Failure::WouldBlock);
             }
-            wait_any(link, crate::deadline(deadline), crate::deadline(first.min(deadline)), &mut look)
-        });
+            wait_any(sleep, crate::deadline(deadline), crate::deadline(first.min(deadline)), &mut look)
+        };
+        let lender = core::ptr::without_provenance::<()>(lender as usize);
+        let polled = if handle::is_kind::<Linked>(lender) {
+            handle::with(lender, |link: &Linked| wait(link))
+        } else {
+            handle::with(lender, |pool: &Seated| wait(pool))
+        };
         polled.map_err(|failure| match failure {
             Failure::Stale(_) => busway::Error::Closed.into(),
             failure => failure,
@@ -267,18 +275,58 @@ pub unsafe extern "C" fn busway_calls_poll(
     })
 }
 
+/// What a thread with many calls under way sleeps on.
+trait Sleeps {
+    /// `None` where nothing rings.
+    fn descriptor(&self) -> Result<Option<BorrowedFd<'_>>, Failure>;
+    fn arm(&self) -> Result<(), Failure>;
+    fn disarm(&self);
+}
+
+impl Sleeps for Linked {
+    fn descriptor(&self) -> Result<Option<BorrowedFd<'_>>, Failure> {
+        Ok(match self {
+            Linked::Pair(_) => None,
+            link => Some(link.as_fd()),
+        })
+    }
+
+    fn arm(&self) -> Result<(), Failure> {
+        Link::arm(self);
+        Ok(())
+    }
+
+    fn disarm(&self) {
+        Link::disarm(self);
+    }
+}
+
+impl Sleeps for Seated {
+    fn descriptor(&self) -> Result<Option<BorrowedFd<'_>>, Failure> {
+        Ok(Some(Member::descriptor(self)?))
+    }
+
+    fn arm(&self) -> Result<(), Failure> {
+        Member::arm(self, None)?;
+        Ok(())
+    }
+
+    fn disarm(&self) {
+        Member::disarm(self);
+    }
+}
+
 /// How long a thread looks before it sleeps: what sleeping and being woken costs.
 const SPIN: Duration = Duration::from_micros(20);
 
 /// Sleeps until `look` finds something. One of the calls ends by itself at `first`.
 fn wait_any(
-    link: &Linked,
+    sleep: &dyn Sleeps,
     deadline: Deadline,
     first: Deadline,
     look: &mut impl FnMut() -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
     let begin = Instant::now();
-    let fd = link.fd().ok();
     loop {
         if look()? {
             return Ok(());
@@ -290,23 +338,21 @@ fn wait_any(
             core::hint::spin_loop();
             continue;
         }
-        let Some(fd) = fd else {
+        let Some(fd) = sleep.descriptor()? else {
             // Inside one process, where nothing rings.
             std::thread::sleep(Duration::from_micros(50));
             continue;
         };
-        link.arm();
+        sleep.arm()?;
         let found = look();
         if matches!(found, Ok(false)) {
             let limit = first
                 .remaining()
                 .map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
-            // SAFETY: the link is there, and its descriptor with it.
-            let fd = unsafe { BorrowedFd::borrow_raw(fd) };
             // Interrupted by a signal is like being woken for nothing.
             let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], limit.as_ref());
         }
-        link.disarm();
+        sleep.disarm();
         if found? {
             return Ok(());
         }

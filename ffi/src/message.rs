@@ -70,20 +70,20 @@ object!(busway_message holds Message<'static>, tag 0x3e55,
 object!(busway_call holds Pending<'static>, tag 0xca11,
     spent: "a call that was waited for, given up, never submitted, or copied", |_, _| {});
 
-/// Lends to the caller. `keep` is a loan of no bytes from the same bus.
+/// Lends to the caller. `keep` makes a loan of no bytes from the same bus, if the loan does not own that itself.
 #[inline(always)]
 pub(crate) fn lend<'a>(
     to: &At<busway_loan>,
     loan: Loan<'a>,
-    keep: impl FnOnce() -> busway::Result<Loan<'a>>,
+    keep: Option<impl FnOnce() -> busway::Result<Loan<'a>>>,
 ) -> Result<(), Failure> {
     // One that is part of its message holds nothing, and needs its bus for nothing.
-    let inside = {
-        let address = core::ptr::from_ref(&loan).addr();
-        loan.as_ptr().addr().wrapping_sub(address) < size_of::<Loan<'_>>()
+    let inside = loan.as_ptr().addr().wrapping_sub(core::ptr::from_ref(&loan).addr()) < size_of::<Loan<'_>>();
+    let keep = match keep {
+        Some(keep) if !inside => Some(keep()?.into_owned()),
+        _ => None,
     };
-    let keep = if inside { None } else { Some(keep()?.into_owned()) };
-    // SAFETY: a loan in a slot has what keeps its bus beside it; any other one looks at its bus in no way.
+    // SAFETY: a loan in a slot owns its bus, or has what does beside it; any other one looks at its bus in no way.
     let loan = unsafe { core::mem::transmute::<Loan<'a>, Loan<'static>>(loan) };
     to.put(0, Lent { loan, _keep: keep });
     Ok(())

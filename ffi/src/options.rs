@@ -4,6 +4,7 @@
 //! with zeroes behind it. A longer one of a newer program is understood if what is behind is zero.
 
 use crate::error::Failure;
+use busway::pool::PoolConfig;
 use busway::{Config, Geometry, Idle, SizeClass};
 use core::ffi::c_char;
 use core::time::Duration;
@@ -20,6 +21,8 @@ unsafe impl Sized32 for crate::error::busway_error {}
 unsafe impl Sized32 for busway_config {}
 // SAFETY: as above.
 unsafe impl Sized32 for busway_command {}
+// SAFETY: as above.
+unsafe impl Sized32 for busway_pool_config {}
 // SAFETY: as above.
 unsafe impl Sized32 for crate::link::busway_stats {}
 
@@ -125,6 +128,44 @@ pub struct busway_config {
     pub patience_ns: u64,
 }
 
+/// A queue that a pool is to have.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct busway_queue_config {
+    /// Its name.
+    pub name: *const c_char,
+    /// For how many requests, 65,536 at most; 1,024 if 0.
+    pub capacity: u32,
+    /// 0.
+    pub flags: u32,
+}
+
+/// What can be chosen about a pool. Set it up with busway_pool_config_init(); a field of 0 is as by default, but there has to be a queue.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct busway_pool_config {
+    /// Bytes of this struct.
+    pub size: u32,
+    /// What a waiting thread of the host does: one of BUSWAY_IDLE_*.
+    pub idle: u32,
+    /// The longest spin of BUSWAY_IDLE_ADAPTIVE, in nanoseconds; 20,000 by default.
+    pub spin_ns: u64,
+    /// Its queues, 32 at most.
+    pub queues: *const busway_queue_config,
+    /// How many there are.
+    pub queue_count: u64,
+    /// How many processes may be members at a time, the host among them: from 1 to 447; 32 by default.
+    pub members: u32,
+    /// 0.
+    pub flags: u32,
+    /// Slots, in ascending order of size; NULL for payloads up to 1 MiB. Each request takes one.
+    pub classes: *const busway_size_class,
+    /// How many classes there are.
+    pub class_count: u64,
+    /// How long the handshake with a new member may take, in nanoseconds; 10 seconds by default.
+    pub patience_ns: u64,
+}
+
 /// A program to spawn. Set it up with busway_command_init().
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -193,6 +234,52 @@ impl busway_config {
         let config = Config::default().geometry(geometry).idle(idle(this.idle, this.spin_ns)?);
         let patience = (this.patience_ns != 0).then(|| Duration::from_nanos(this.patience_ns));
         Ok((config, patience))
+    }
+}
+
+impl busway_config {
+    /// # Safety
+    /// As [`read`].
+    pub(crate) unsafe fn idle(from: *const Self) -> Result<Idle, Failure> {
+        // SAFETY: by this function's contract.
+        let this = unsafe { read(from)? };
+        idle(this.idle, this.spin_ns)
+    }
+}
+
+impl busway_pool_config {
+    /// # Safety
+    /// As [`read`], and queues and size classes are as many as it says.
+    pub(crate) unsafe fn get(from: *const Self) -> Result<PoolConfig, Failure> {
+        // SAFETY: by this function's contract.
+        let (this, queues, classes) = unsafe {
+            let this = read(from)?;
+            if this.queue_count > 32 {
+                return Err(Failure::Invalid("a pool has 32 queues at most"));
+            }
+            (this, crate::array(this.queues, this.queue_count as usize)?, classes(this.classes, this.class_count)?)
+        };
+        let mut config = PoolConfig::new::<String>([]).idle(idle(this.idle, this.spin_ns)?);
+        for queue in queues {
+            // SAFETY: by this function's contract.
+            let name = unsafe { crate::os_str(queue.name)? };
+            let name = name.to_str().ok_or(Failure::Invalid("the name of a queue is not UTF-8"))?;
+            config = config.queue(name, if queue.capacity == 0 { 1024 } else { queue.capacity });
+        }
+        if this.flags != 0 || queues.iter().any(|queue| queue.flags != 0) {
+            let what = "a flag that this version of the library does not know";
+            return Err(busway::Error::Unsupported { what }.into());
+        }
+        if this.members != 0 {
+            config = config.members(this.members);
+        }
+        if let Some(classes) = classes {
+            config = config.classes(classes);
+        }
+        if this.patience_ns != 0 {
+            config = config.patience(Duration::from_nanos(this.patience_ns));
+        }
+        Ok(config)
     }
 }
 

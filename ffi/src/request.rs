@@ -84,7 +84,8 @@ pub unsafe extern "C" fn busway_request_loan(
     guard(|| {
         // SAFETY: as above.
         let (request, to) = unsafe { (At::new(request.cast_mut())?, At::new(loan)?.vacant()?) };
-        request.peek(|request| lend(&to, request.loan(len)?, || request.loan(0)))
+        let borrows = request.lender()? != 0;
+        request.peek(|request| lend(&to, request.loan(len)?, borrows.then_some(|| request.loan(0))))
     })
 }
 

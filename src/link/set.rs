@@ -51,6 +51,20 @@ pub struct LinkSet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(u64);
 
+impl From<Token> for u64 {
+    /// As a number from 1, for code of other languages.
+    fn from(token: Token) -> u64 {
+        token.0
+    }
+}
+
+impl From<u64> for Token {
+    /// What such a number stands for; one that no link has names none.
+    fn from(number: u64) -> Token {
+        Token(number)
+    }
+}
+
 /// What came from one of the links: a request, or how the link ended.
 pub type Received = (Token, Result<Request<'static>>);
 
