@@ -5,6 +5,8 @@
 //! Busway does exactly the copies of its floor: a call copies the payload in, the plugin copies request to reply, the
 //! caller copies the reply out; `call-in` fills and sums in place. Hot means that both sides spin ([`Idle::Spin`]), parked
 //! that both sleep at once, by futex ([`Idle::Park`]) or, in `call-fd`, by descriptor ([`Idle::Poll`]).
+//!
+//! If `BUSWAY_C_RTT` names the program that `ci/c.sh` makes of `ffi/benches/rtt.c`, rows of `busway-c` are a host and a plugin in C.
 
 mod common;
 
@@ -69,6 +71,36 @@ impl System for Busway {
             ("loan", _) => loans(&link, case),
             _ => return None,
         })
+    }
+}
+
+/// A host and a plugin in C.
+struct BuswayC(String);
+
+impl System for BuswayC {
+    fn name(&self) -> &'static str {
+        "busway-c"
+    }
+
+    fn round(&mut self, case: &Case) -> Option<Sample> {
+        if case.name != "call" || case.regime != Regime::Hot || case.bytes > 4096 {
+            return None;
+        }
+        let numbers = [case.bytes, case.inflight as usize, case.n as usize, machine::HOST_CPU, case.regime.peer_cpu()];
+        let numbers = numbers.map(|number| number.to_string());
+        let output = Command::new(&self.0).args(["host", case.name]).args(numbers).output().expect("the program in C");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).expect("numbers");
+        let (rate, trips) = text.split_once('\n').expect("two lines");
+        let per_s = rate.parse().expect("a rate");
+        if case.inflight > 1 {
+            return Some(Sample::rate(per_s));
+        }
+        let mut latency = Histogram::new(3).expect("3 digits are allowed");
+        for trip in trips.split_whitespace() {
+            latency.record(trip.parse().expect("nanoseconds")).expect("it grows as needed");
+        }
+        Some(Sample::trips(latency, per_s))
     }
 }
 
@@ -234,5 +266,9 @@ fn main() -> ExitCode {
             }
         };
     }
-    common::main(CASES, || vec![Box::new(Busway)])
+    common::main(CASES, || {
+        let mut systems: Vec<Box<dyn System>> = vec![Box::new(Busway)];
+        systems.extend(env::var("BUSWAY_C_RTT").map(|program| Box::new(BuswayC(program)) as Box<dyn System>));
+        systems
+    })
 }

@@ -13,7 +13,7 @@ export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
 cargo test -p busway-ffi
 cargo cinstall --release -p busway-ffi --prefix "$prefix" --libdir "$prefix/lib"
 cargo build --release --examples
-cargo build --release -p http_filter
+cargo build --release -p http_filter -p worker_pool
 library=$prefix/lib/libbusway.so
 
 foreign=$(nm -D --defined-only "$library" | awk '{ print $3 }' | grep -v '^busway_' || true)
@@ -39,19 +39,38 @@ build() {
         "$source" -o "$output" $(pkg-config --cflags --libs busway)
 }
 
-compilers=(gcc)
-! have clang || compilers+=(clang)
-for compiler in "${compilers[@]}"; do
+# build_cc COMPILER OUTPUT SOURCE [FLAGS...]
+build_cc() {
+    local compiler=$1 output=$2 source=$3
+    shift 3
+    # shellcheck disable=SC2046 # flags are words
+    "$compiler" -std=c++17 -O1 -g -Wall -Wextra -Wconversion -Wpedantic -Werror -pthread "$@" \
+        "$source" -o "$output" $(pkg-config --cflags --libs busway)
+}
+
+compilers=("gcc g++")
+! have clang || compilers+=("clang clang++")
+for pair in "${compilers[@]}"; do
+    read -r compiler compiler_cc <<<"$pair"
     echo '#include <busway.h>' >"$dir/alone.c"
     cp "$dir/alone.c" "$dir/alone.cc"
+    echo '#include <busway.hpp>' >"$dir/layer.cc"
     "$compiler" -std=c11 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.c"
-    "$compiler" -x c++ -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.cc"
-    for test in handles pairs processes; do
+    "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.cc"
+    "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/layer.cc"
+    for test in handles pairs processes pools; do
         build "$compiler" "$dir/$test" "ffi/tests/c/$test.c"
         timeout 120 "$dir/$test" || fail "$test, $compiler"
     done
     build "$compiler" "$dir/host" ffi/examples/host.c
     build "$compiler" "$dir/plugin" ffi/examples/plugin.c
+    build "$compiler" "$dir/worker" ffi/examples/worker.c
+    build "$compiler" "$dir/rtt" ffi/benches/rtt.c -O2
+    build_cc "$compiler_cc" "$dir/layer" ffi/tests/c/layer.cc
+    timeout 120 "$dir/layer" || fail "layer, $compiler_cc"
+    build_cc "$compiler_cc" "$dir/quickstart" ffi/examples/quickstart.cc
+    timeout 120 "$dir/quickstart" >"$dir/got" || fail "quickstart.cc, $compiler_cc"
+    grep -q '40 + 2 = 42' "$dir/got" || { cat "$dir/got"; fail "quickstart.cc, $compiler_cc"; }
     echo "$compiler: as it should be"
 done
 
@@ -76,23 +95,26 @@ gcc -std=c11 -Wall -Werror -pthread ffi/tests/c/pairs.c -o "$dir/static" -I"$pre
     $(pkg-config --static --libs-only-l busway | sed 's/-lbusway\b//') || fail "cannot be linked statically"
 "$dir/static" || fail "linked statically"
 
-for test in handles pairs processes; do
+for test in handles pairs processes pools; do
     build gcc "$dir/$test-asan" "ffi/tests/c/$test.c" -fsanitize=address,undefined -fno-sanitize-recover
     timeout 120 "$dir/$test-asan" || fail "$test under AddressSanitizer"
 done
+build_cc g++ "$dir/layer-asan" ffi/tests/c/layer.cc -fsanitize=address,undefined -fno-sanitize-recover
+timeout 120 "$dir/layer-asan" || fail "layer under AddressSanitizer"
 echo "AddressSanitizer: as it should be"
 
 if have valgrind; then
-    tests=(handles pairs)
+    tests=(handles pairs "pools group")
     # Older ones know nothing of pidfd_open, without which nobody knows when a plugin dies.
     if valgrind -q "$dir/processes" >/dev/null 2>&1; then
-        tests+=(processes)
+        tests+=(processes pools)
     else
         echo "valgrind: $(valgrind --version) cannot run two processes"
     fi
     for test in "${tests[@]}"; do
+        # shellcheck disable=SC2086 # a test and its argument
         timeout 280 valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible \
-            --show-leak-kinds=definite,indirect,possible "$dir/$test" || fail "$test under valgrind"
+            --show-leak-kinds=definite,indirect,possible "$dir"/$test || fail "$test under valgrind"
     done
     echo "valgrind: ${tests[*]}: as it should be"
 fi
@@ -103,6 +125,13 @@ for input in src/link/sending.rs Cargo.lock /dev/null; do
     tr a-z A-Z <"$input" | cmp - "$dir/got" || fail "host.c $input differs from tr"
 done
 echo "host.c = tr"
+
+# Workers in C with a host in Rust.
+find src -type f -print0 | sort -z | xargs -0r sha256sum >"$dir/want"
+setsid --wait timeout 120 "$target_dir/release/worker_pool" --worker "$dir/worker" --list src </dev/null >"$dir/got" 2>"$dir/report" ||
+    { cat "$dir/report"; fail "worker_pool with worker.c: exit code $?"; }
+cmp "$dir/want" "$dir/got" || fail "worker.c differs from sha256sum"
+echo "worker.c = sha256sum"
 
 # A plugin in C with a host in Rust.
 http() {

@@ -1,5 +1,6 @@
 //! The host: hands out files, kills a worker, counts, and checks.
 
+use crate::Arguments;
 use crate::worker::{Answer, HASH, QUEUE, sha256};
 use anyhow::{Context, Result, bail, ensure};
 use busway::pool::{MemberProcess, Pool, PoolConfig};
@@ -20,11 +21,12 @@ const CALLS: usize = 256;
 /// How often a file over which a worker died is sent again.
 const ATTEMPTS: usize = 5;
 
-pub fn run(dir: &Path, list: bool) -> Result<()> {
+pub fn run(Arguments { dir, list, worker }: &Arguments) -> Result<()> {
     let (started, start) = (SystemTime::now(), Instant::now());
     let (files, walk_errors) = walk(dir)?;
     let pool = Pool::create(&PoolConfig::new([QUEUE]))?;
-    let mut crew = Crew { workers: Vec::new(), pool: &pool };
+    let program = worker.clone().map_or_else(env::current_exe, Ok)?;
+    let mut crew = Crew { workers: Vec::new(), pool: &pool, program };
     crew.fill()?;
     let walked = start.elapsed();
 
@@ -34,7 +36,7 @@ pub fn run(dir: &Path, list: bool) -> Result<()> {
     pool.close(Duration::ZERO);
     let hashed = hashed?;
 
-    let mut out: Box<dyn Write> = if list { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
+    let mut out: Box<dyn Write> = if *list { Box::new(io::stderr()) } else { Box::new(io::stdout()) };
     let sums = || hashed.answers.iter().flatten();
     let (count, bytes) = (sums().count(), sums().map(|answer| answer.bytes).sum());
     writeln!(out, "{}; {:.3} s before that to begin", rate(count, bytes, time), walked.as_secs_f64())?;
@@ -51,7 +53,7 @@ pub fn run(dir: &Path, list: bool) -> Result<()> {
     let Checked { equal, different, changed } = checked;
     let time = start.elapsed().as_secs_f64();
     writeln!(out, "checked in {time:.3} s: {equal} as computed plainly, {different} not, {changed} changed meanwhile")?;
-    if list {
+    if *list {
         print_sums(&files, &hashed.answers)?;
     }
     ensure!(different == 0, "{different} wrong sums");
@@ -89,13 +91,14 @@ struct Worker {
 struct Crew<'a> {
     workers: Vec<Worker>,
     pool: &'a Pool,
+    program: PathBuf,
 }
 
 impl Crew<'_> {
     /// Replaces those who died, for whatever reason.
     fn fill(&mut self) -> Result<()> {
         while self.pool.members() < WORKERS {
-            let mut command = Command::new(env::current_exe()?);
+            let mut command = Command::new(&self.program);
             command.stdin(Stdio::null()).stdout(Stdio::null());
             let process = self.pool.spawn(command).context("spawn a worker")?;
             self.workers.push(Worker { process, since: Instant::now(), killed: None, files: 0, bytes: 0 });
