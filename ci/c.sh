@@ -11,7 +11,7 @@ prefix=$dir/prefix
 export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
 
 cargo test -p busway-ffi
-cargo cinstall --release -p busway-ffi --prefix "$prefix" --libdir "$prefix/lib"
+cargo cinstall --profile capi -p busway-ffi --prefix "$prefix" --libdir "$prefix/lib"
 cargo build --release --examples
 cargo build --release -p http_filter -p worker_pool
 library=$prefix/lib/libbusway.so

@@ -55,12 +55,8 @@ static int plugin(bool one, const char *cpu)
     pin(cpu);
     must(busway_attach(&config, &link));
     if (one) {
-        while ((status = busway_link_recv(link, BUSWAY_NEVER, &requests[0])) == BUSWAY_OK) {
-            busway_loan reply = {0};
-            must(busway_request_loan(&requests[0], requests[0].len, &reply));
-            memcpy(reply.data, requests[0].data, requests[0].len);
-            busway_request_reply_loan(&requests[0], &reply);
-        }
+        while ((status = busway_link_recv(link, BUSWAY_NEVER, &requests[0])) == BUSWAY_OK)
+            busway_request_reply(&requests[0], requests[0].data, requests[0].len);
         return 0;
     }
     while ((status = busway_link_recv_many(link, requests, BATCH, BUSWAY_NEVER, &count)) == BUSWAY_OK) {

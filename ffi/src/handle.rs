@@ -167,7 +167,7 @@ pub(crate) fn retire<T: Held, H>(handle: *mut H, end: impl FnOnce(&T)) -> Result
     let value = cell.value.load(Ordering::Relaxed).cast::<T>();
     let generation = (handle >> GENERATION_SHIFT) % GENERATIONS;
     let next = (handle & !KIND & !((GENERATIONS - 1) << GENERATION_SHIFT))
-        | (generation + 1) % GENERATIONS << GENERATION_SHIFT;
+        | ((generation + 1) % GENERATIONS) << GENERATION_SHIFT;
     if cell.word.compare_exchange(handle, next, Ordering::SeqCst, Ordering::Relaxed).is_err() {
         return Err(stale);
     }
@@ -383,7 +383,7 @@ mod tests {
                     threads.spawn(|| {
                         let handle: *const Thing = core::ptr::without_provenance(handle);
                         let look = |thing: &Thing| {
-                            let waits = Arc::strong_count(&thing.alive) % 2 == 0;
+                            let waits = Arc::strong_count(&thing.alive).is_multiple_of(2);
                             while waits && !thing.ended.load(Ordering::Acquire) {
                                 std::hint::spin_loop();
                             }

@@ -171,10 +171,11 @@ pub unsafe extern "C" fn busway_link_send_loan(
 
 #[inline(always)]
 fn send(link: &Link, method: u32, payload: Payload<'_>, until: u64) -> Result<(), Failure> {
-    Ok(match until {
+    match until {
         BUSWAY_NOW => link.try_send(method, payload)?,
         until => link.send(method, payload, deadline(until))?,
-    })
+    }
+    Ok(())
 }
 
 /// Sends a call without waiting for its reply. Waits for room until `deadline`, which is the call's too.

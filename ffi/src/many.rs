@@ -81,10 +81,11 @@ pub unsafe extern "C" fn busway_link_send_many(
                 // SAFETY: as above.
                 unsafe {
                     payload(item.data, item.len, item.loan, |payload| {
-                        Ok(match deadline {
+                        match deadline {
                             BUSWAY_NOW => batch.try_send(item.method, payload)?,
                             until => batch.send(item.method, payload, crate::deadline(until))?,
-                        })
+                        }
+                        Ok(())
                     })?;
                 }
                 *sent += 1;

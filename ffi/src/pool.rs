@@ -500,10 +500,11 @@ pub unsafe extern "C" fn busway_queue_send_loan(
 }
 
 fn send(queue: &Queue<'_>, method: u32, payload: Payload<'_>, until: u64) -> Result<(), Failure> {
-    Ok(match until {
+    match until {
         BUSWAY_NOW => queue.try_send(method, payload)?,
         until => queue.send(method, payload, deadline(until))?,
-    })
+    }
+    Ok(())
 }
 
 /// Sends a call without waiting for its reply. Waits for room until `deadline`, which is the call's too.
