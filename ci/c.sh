@@ -113,8 +113,8 @@ if have valgrind; then
     fi
     for test in "${tests[@]}"; do
         # shellcheck disable=SC2086 # a test and its argument
-        timeout 280 valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite,indirect,possible \
-            --show-leak-kinds=definite,indirect,possible "$dir"/$test || fail "$test under valgrind"
+        timeout 280 valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite,indirect \
+            --show-leak-kinds=definite,indirect "$dir"/$test || fail "$test under valgrind"
     done
     echo "valgrind: ${tests[*]}: as it should be"
 fi

@@ -440,10 +440,7 @@ pub unsafe extern "C" fn busway_queue_call(
     // SAFETY: as above.
     guard(|| unsafe {
         let (bytes, to) = (bytes(data, len)?, At::new(reply)?.vacant()?);
-        with_queue(queue, |queue| {
-            deliver(&to, queue.call(method, bytes, crate::deadline(deadline))?);
-            Ok(())
-        })
+        with_queue(queue, |queue| call(queue, method, bytes.into(), deadline, &to))
     })
 }
 
@@ -459,13 +456,20 @@ pub unsafe extern "C" fn busway_queue_call_loan(
     // SAFETY: as above.
     guard(|| unsafe {
         let to = At::new(reply)?.vacant()?;
-        with_queue(queue, |queue| {
-            borrowed_back(loan, |payload| {
-                deliver(&to, queue.call(method, payload, crate::deadline(deadline))?);
-                Ok(())
-            })
-        })
+        with_queue(queue, |queue| borrowed_back(loan, |payload| call(queue, method, payload, deadline, &to)))
     })
+}
+
+#[inline(never)]
+fn call(
+    queue: &Queue<'_>,
+    method: u32,
+    payload: Payload<'_>,
+    until: u64,
+    to: &At<busway_message>,
+) -> Result<(), Failure> {
+    deliver(to, queue.call(method, payload, deadline(until))?);
+    Ok(())
 }
 
 /// Sends an event with a copy of `len` bytes at `data`: one way, no reply. Waits for room until `deadline`; BUSWAY_NOW does not wait.
@@ -499,6 +503,7 @@ pub unsafe extern "C" fn busway_queue_send_loan(
     })
 }
 
+#[inline(never)]
 fn send(queue: &Queue<'_>, method: u32, payload: Payload<'_>, until: u64) -> Result<(), Failure> {
     match until {
         BUSWAY_NOW => queue.try_send(method, payload)?,
@@ -521,7 +526,7 @@ pub unsafe extern "C" fn busway_queue_submit(
     // SAFETY: as above.
     guard(|| unsafe {
         let bytes = bytes(data, len)?;
-        submit(queue, call, deadline, |queue, until| Ok(queue.submit(method, bytes, until)?))
+        submit(queue, call, method, bytes.into(), deadline, true)
     })
 }
 
@@ -538,7 +543,7 @@ pub unsafe extern "C" fn busway_queue_try_submit(
     // SAFETY: as above.
     guard(|| unsafe {
         let bytes = bytes(data, len)?;
-        submit(queue, call, deadline, |queue, until| Ok(queue.try_submit(method, bytes, until)?))
+        submit(queue, call, method, bytes.into(), deadline, false)
     })
 }
 
@@ -553,25 +558,33 @@ pub unsafe extern "C" fn busway_queue_submit_loan(
 ) -> busway_status {
     // SAFETY: as above.
     guard(|| unsafe {
-        submit(queue, call, deadline, |queue, until| {
-            borrowed_back(loan, |payload| Ok(queue.submit(method, payload, until)?))
-        })
+        // Before the loan is spent.
+        At::new(call)?.vacant()?;
+        with_queue(queue, |_| Ok(()))?;
+        borrowed_back(loan, |payload| submit(queue, call, method, payload, deadline, true))
     })
 }
 
 /// # Safety
 /// As the functions of the header.
+#[inline(never)]
 unsafe fn submit(
     queue: *const busway_queue,
     call: *mut busway_call,
+    method: u32,
+    payload: Payload<'_>,
     until: u64,
-    submit: impl FnOnce(&Queue<'static>, Deadline) -> Result<busway::Pending<'static>, Failure>,
+    wait: bool,
 ) -> Result<(), Failure> {
     // SAFETY: by this function's contract.
     let (queue, to) = unsafe { (At::new(queue.cast_mut())?, At::new(call)?.vacant()?) };
     let lender = queue.lender()?;
     queue.peek(|queue| {
-        pend(&to, lender, until, submit(queue, deadline(until))?);
+        let pending = match wait {
+            true => queue.submit(method, payload, deadline(until))?,
+            false => queue.try_submit(method, payload, deadline(until))?,
+        };
+        pend(&to, lender, until, pending);
         Ok(())
     })
 }
