@@ -27,9 +27,9 @@ int main(void)
     fenced_config config = {busway_config_init(), UINT64_MAX};
     watchdog();
 #ifdef OLD
-    CHECK(sizeof(busway_config) == 48 && sizeof(busway_error) == 40 && sizeof(busway_stats) == 96);
+    CHECK(sizeof(busway_config) == 40 && sizeof(busway_error) == 40 && sizeof(busway_stats) == 96);
 #else
-    CHECK(sizeof(busway_config) == 64 && sizeof(busway_error) == 56 && sizeof(busway_stats) == 112);
+    CHECK(sizeof(busway_config) == 56 && sizeof(busway_error) == 56 && sizeof(busway_stats) == 112);
 #endif
     config.config.entries = 64;
     OK(busway_link_pair(&config.config, &a, &b));
