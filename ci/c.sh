@@ -8,7 +8,7 @@ dir=$(mktemp -d)
 server=
 trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
 prefix=$dir/prefix
-export PKG_CONFIG_PATH=$prefix/lib/pkgconfig LD_LIBRARY_PATH=$prefix/lib
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
 
 cargo test -p busway-ffi
 cargo cinstall --profile capi -p busway-ffi --prefix "$prefix" --libdir "$prefix/lib"
@@ -36,7 +36,7 @@ build() {
     shift 3
     # shellcheck disable=SC2046 # flags are words
     "$compiler" -std=c11 -O1 -g -Wall -Wextra -Wconversion -Werror -pthread "$@" \
-        "$source" -o "$output" $(pkg-config --cflags --libs busway)
+        "$source" -o "$output" $(pkg-config --cflags --libs busway) -Wl,-rpath,"$prefix/lib"
 }
 
 # build_cc COMPILER OUTPUT SOURCE [FLAGS...]
@@ -45,7 +45,7 @@ build_cc() {
     shift 3
     # shellcheck disable=SC2046 # flags are words
     "$compiler" -std=c++17 -O1 -g -Wall -Wextra -Wconversion -Wpedantic -Werror -pthread "$@" \
-        "$source" -o "$output" $(pkg-config --cflags --libs busway)
+        "$source" -o "$output" $(pkg-config --cflags --libs busway) -Wl,-rpath,"$prefix/lib"
 }
 
 compilers=("gcc g++")
