@@ -157,7 +157,7 @@ for _ in {1..300}; do
     sleep 0.1
 done
 [[ -n $port ]] || { cat "$dir/errors"; fail "http_filter with plugin.c does not begin"; }
-expect "GET /a?b, 0 bytes of body" "/a?b"
+expect "GET /a, 0 bytes of body" "/a?b"
 expect "403 Forbidden" /admin
 expect "200 OK" /admin "authorization: Bearer open-sesame"
 expect "hello, somebody" /hello "user-agent: somebody"
