@@ -178,7 +178,7 @@ fn recovery(case: &Case) -> Sample {
     let payload = vec![1; case.bytes];
     let mut waited = Histogram::new(3).expect("3 digits are allowed");
     for _ in 0..case.n {
-        let mut worker = spawn(&pool, case, "hold");
+        let worker = spawn(&pool, case, "hold");
         let held: Vec<_> =
             (WAITERS..case.inflight).map(|_| queue.submit(ECHO, &payload, Deadline::NEVER).expect("room")).collect();
         let (dead, last) = thread::scope(|scope| {

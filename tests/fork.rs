@@ -122,7 +122,7 @@ fn host_forks() {
     });
     in_fork(|| {
         // SAFETY: as above.
-        let mut plugin = unsafe { taken(&plugin) };
+        let plugin = unsafe { taken(&plugin) };
         is_forked("kill", plugin.kill());
         is_forked("shut_down", plugin.shut_down(SOON));
     });

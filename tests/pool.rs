@@ -324,7 +324,7 @@ fn a_killed_worker_ends_what_it_had_taken_and_no_more() {
     let queue = pool.queue("work").unwrap();
     let mut command = Setup::default().command("takes_two");
     let mut reports = Reports::of(&mut command);
-    let mut doomed = pool.spawn(command).unwrap();
+    let doomed = pool.spawn(command).unwrap();
     let place = doomed.place();
     let pending: Vec<_> = (0..4).map(|n| queue.submit(ECHO, &[n; 50], Deadline::NEVER).unwrap()).collect();
     assert_eq!(reports.expect(), "taken");
@@ -356,7 +356,7 @@ fn what_a_killed_caller_had_comes_back() {
     let pool = Pool::create(&config()).unwrap();
     let _worker = spawn(&pool, "echoes");
     for _ in 0..20 {
-        let mut caller = spawn(&pool, "calls_forever");
+        let caller = spawn(&pool, "calls_forever");
         let before = pool.slots_in_use();
         until("it holds loans", || pool.slots_in_use() >= before.max(3));
         caller.kill().unwrap();
@@ -421,7 +421,7 @@ fn host_forks() {
         return common::skip("no MADV_WIPEONFORK here");
     }
     let pool = Pool::create(&config()).unwrap();
-    let mut worker = spawn(&pool, "echoes");
+    let worker = spawn(&pool, "echoes");
     // SAFETY: the fork ends with the copy; the original is used here.
     common::fork::in_fork(|| drop(unsafe { std::ptr::read(&pool) }));
     // SAFETY: the fork makes two system calls and ends.

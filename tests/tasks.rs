@@ -505,7 +505,7 @@ fn the_death_of_the_other_side_ends_every_task() {
     let _watchdog = watchdog();
     for &runtime in runtimes() {
         for idle in IDLE_MODES {
-            let mut plugin = Setup::default().idle(idle).spawn("holds");
+            let plugin = Setup::default().idle(idle).spawn("holds");
             on(runtime, &*plugin, async {
                 let calls = join_all((0..20).map(|_| plugin.call_async(HOLD, b"", SOON)));
                 let events = join_all((0..3).map(|_| plugin.recv_async(SOON)));
