@@ -25,7 +25,7 @@ fi
 
 tests=(crash_points pool_stress link_stress pool_history hostile stalls violations handshake confined seals identity death fork
     leaks faults quiet many)
-step tests cargo test --release --no-fail-fast --features shm-name "${tests[@]/#/--test=}"
+step tests cargo test --release --no-fail-fast --features shm-name "${tests[@]/#/--test=}" -- --test-threads=1
 step death cargo bench --bench death -- "${bench[@]}"
 step fuzz bash ci/fuzz.sh
 step mutants bash ci/mutants.sh

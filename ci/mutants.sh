@@ -20,6 +20,7 @@ sweep() {
 }
 sweep --no-run
 
+unset BUSWAY_FIGURES # these are no figures of the library
 log=$target_dir/mutants/sweep.log
 for mutant in "${mutants[@]}"; do
     test=${mutant%%: *} mutant=${mutant#*: }
