@@ -242,6 +242,7 @@ fn a_loan_for_a_reply_may_be_sent_otherwise() {
 /// Several threads at either end, and everything under way at once: calls both ways, nested ones, events, batches, calls that are
 /// given up.
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no futex_waitv, by which a caller waits that serves")]
 fn threads_share_both_ends() {
     const NESTING: u32 = 2;
     const EVENT: u32 = 3;
