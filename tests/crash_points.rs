@@ -27,7 +27,7 @@ use acts::OPERATIONS;
 use common::figures::{duration, figure, is_long};
 use common::payload::Random;
 use common::trace::can_trace;
-use common::{roles, skip, watchdog_of};
+use common::{roles, skip};
 use joins::joins;
 use recovery::{recovers, victim};
 use rings::rings;
@@ -51,7 +51,6 @@ fn links(place: Place, what: &'static str) {
     if !can_trace() {
         return;
     }
-    let _watchdog = watchdog_of(600);
     let mut sweep = Sweep::begin(what);
     for operation in OPERATIONS {
         sweep.over(&format!("{place:?}: {}", operation.name), |fate, _| link(place, operation, fate));
@@ -64,7 +63,6 @@ fn members() {
     if !can_trace() {
         return;
     }
-    let _watchdog = watchdog_of(600);
     let mut sweep = Sweep::begin("members of pools");
     for operation in OPERATIONS.iter().filter(|operation| !operation.only_links) {
         sweep.over(&format!("Pool: {}", operation.name), |fate, _| pool(&[(operation, fate)]));
@@ -77,7 +75,6 @@ fn members_of_rings() {
     if !can_trace() {
         return;
     }
-    let _watchdog = watchdog_of(600);
     let mut sweep = Sweep::begin("members of rings");
     for what in rings::OPERATIONS {
         sweep.over(&format!("Ring: {what}"), |fate, _| rings::play(what, fate));
@@ -91,7 +88,6 @@ fn pairs_of_members() {
     if !can_trace() {
         return;
     }
-    let _watchdog = watchdog_of(60 + duration(Duration::ZERO).as_secs() as u32);
     let mut sweep = Sweep::begin("pairs");
     let points = |operation| pool(&[(operation, Fate::Walks)]).events.len() + 1;
     let fit: Vec<_> = OPERATIONS.iter().filter(|operation| operation.fits_others()).collect();
@@ -128,7 +124,6 @@ fn who_joins_and_leaves() {
     if cfg!(debug_assertions) && !is_long() {
         return skip("joining takes too many instructions where it is not optimised");
     }
-    let _watchdog = watchdog_of(600);
     let mut sweep = Sweep::begin("joining and leaving");
     for what in joins::OPERATIONS {
         sweep.over(what, |fate, known| joins::play(what, fate, known));
@@ -141,7 +136,6 @@ fn a_host_that_recovers_a_member() {
     if !can_trace() {
         return;
     }
-    let _watchdog = watchdog_of(600);
     let mut sweep = Sweep::begin("recovery in a pool");
     sweep.over("Pool: recover", |fate, _| recovery::play(fate));
     sweep.report();

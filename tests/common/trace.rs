@@ -139,14 +139,23 @@ impl Traced {
         self.trace(libc::PTRACE_SINGLESTEP, 0);
     }
 
-    /// Where its next instruction is, and if that is a system call, which.
-    pub fn next(&self) -> (u64, Option<libc::c_long>) {
-        let mut registers = std::mem::MaybeUninit::<libc::user_regs_struct>::uninit();
+    fn registers(&self) -> libc::user_regs_struct {
+        let mut registers = std::mem::MaybeUninit::uninit();
         // SAFETY: a thread that is stopped; the registers are written before this returns.
-        let registers = unsafe {
+        unsafe {
             assert_eq!(libc::ptrace(libc::PTRACE_GETREGS, self.thread, 0, registers.as_mut_ptr()), 0);
             registers.assume_init()
-        };
+        }
+    }
+
+    /// Which system call it has begun or ended.
+    pub fn call(&self) -> libc::c_long {
+        self.registers().orig_rax as libc::c_long
+    }
+
+    /// Where its next instruction is, and if that is a system call, which.
+    pub fn next(&self) -> (u64, Option<libc::c_long>) {
+        let registers = self.registers();
         // SAFETY: as above; takes plain numbers.
         let code = unsafe { libc::ptrace(libc::PTRACE_PEEKTEXT, self.thread, registers.rip, 0) };
         (registers.rip, (code & 0xffff == 0x050f).then_some(registers.rax as libc::c_long))

@@ -10,7 +10,10 @@ use busway::pool::{Member, Pool, PoolConfig};
 use busway::{Error, Guest, Host, Idle, Link, Plugin, SizeClass};
 use std::path::Path;
 use std::process::{Child, id};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::scope;
+use std::time::Duration;
 
 pub const OPERATIONS: [&str; 5] = ["link: join", "link: leave", "link: admit", "pool: join", "pool: leave"];
 
@@ -69,8 +72,9 @@ impl Joining {
         assert_eq!(self.traced.wait(), libc::SIGSTOP);
         self.traced.bind();
         let mut walk = Walk::begin(&self.traced);
-        walk.skip(&known[..fate.events().min(known.len())]);
-        walk.to(fate.events(), &mut |_| ());
+        if walk.skip(&known[..fate.events().min(known.len())]) {
+            walk.to(fate.events(), &mut |_| ());
+        }
         let played = Played { instructions: walk.instructions, events: walk.events, ..Played::default() };
         if let Fate::Killed(_) = fate {
             self.traced.kill();
@@ -96,6 +100,30 @@ pub fn play(what: &str, fate: Fate, known: &[Event]) -> Played {
     }
 }
 
+/// Tells those who accept, also when the scene fails, that nobody comes any more: a scope waits for its threads.
+#[derive(Default)]
+struct Over(AtomicBool);
+
+impl Over {
+    fn has_come(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+
+    /// When what this returns is dropped.
+    fn at_end(&self) -> impl Drop {
+        struct End<'a>(&'a AtomicBool);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        End(&self.0)
+    }
+}
+
+/// How often those who accept ask.
+const NOW_AND_THEN: Duration = Duration::from_millis(100);
+
 /// Until it ends, which its other side is told.
 fn is_told(link: &Link) {
     match link.recv(SOON) {
@@ -108,11 +136,13 @@ fn is_told(link: &Link) {
 fn plugins(what: &str, path: &Path, fate: Fate, known: &[Event]) -> Played {
     let config = setup().config().idle(Idle::Poll);
     let listener = Host::new(config.clone()).patience(SOON).listen(path).expect("listen");
+    let over = Over::default();
     scope(|threads| {
+        let _end = over.at_end();
         threads.spawn(|| {
-            loop {
+            while !over.has_come() {
                 // Nobody, if it died on the way.
-                let Ok(guest) = listener.accept(SOON) else { continue };
+                let Ok(guest) = listener.accept(NOW_AND_THEN) else { continue };
                 let next = guest.credentials().pid == id();
                 if let Ok(link) = guest.admit() {
                     if next {
@@ -135,10 +165,12 @@ fn members(what: &str, path: &Path, fate: Fate, known: &[Event]) -> Played {
     let config = PoolConfig::new([""; 0]).queue("work", 8).classes(classes).members(2).patience(SOON).idle(Idle::Park);
     let pool = Pool::create(&config).expect("a pool");
     let listener = pool.listen(path).expect("listen");
+    let over = Over::default();
     let played = scope(|threads| {
+        let _end = over.at_end();
         threads.spawn(|| {
-            loop {
-                let Ok(guest) = listener.accept(SOON) else { continue };
+            while !over.has_come() {
+                let Ok(guest) = listener.accept(NOW_AND_THEN) else { continue };
                 let next = guest.credentials().pid == id();
                 if guest.admit().is_ok() && next {
                     return;

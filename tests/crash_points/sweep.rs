@@ -2,9 +2,11 @@
 
 use super::scene::{Fate, Played, traceless};
 use super::walk::Event;
-use crate::common::figures::{figure, is_long};
+use crate::common::figures::{duration, figure, is_long};
+use crate::common::{Watchdog, watchdog_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// One after another: each looks at the descriptors of this process.
 static TURN: Mutex<()> = Mutex::new(());
@@ -24,6 +26,7 @@ fn stay_here() {
 pub struct Sweep {
     what: &'static str,
     _turn: MutexGuard<'static, ()>,
+    _watchdog: Watchdog,
     operations: u32,
     instructions: u32,
     points: u32,
@@ -50,9 +53,23 @@ impl Sweep {
     /// Of what.
     pub fn begin(what: &'static str) -> Self {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not while others have their turn, which may take longer.
+        let _watchdog = watchdog_of(600 + duration(Duration::ZERO).as_secs() as u32);
         stay_here();
         let (operations, instructions, points, kills, pauses, issued, denied) = Default::default();
-        Self { what, _turn, operations, instructions, points, kills, pauses, issued, denied, failures: Vec::new() }
+        Self {
+            what,
+            _turn,
+            _watchdog,
+            operations,
+            instructions,
+            points,
+            kills,
+            pauses,
+            issued,
+            denied,
+            failures: Vec::new(),
+        }
     }
 
     /// Plays one scene, as nothing but a count if it fails.

@@ -44,15 +44,20 @@ impl<'a> Walk<'a> {
     }
 
     /// Goes to the last system call among the first of `known`, which are the events of an earlier walk, without looking at
-    /// the instructions.
-    pub fn skip(&mut self, known: &[Event]) {
+    /// the instructions. Says whether it came so far: this time the operation may make fewer calls, and be at its end.
+    pub fn skip(&mut self, known: &[Event]) -> bool {
         let is_call = |event: &Event| matches!(event, Event::Call(_));
-        let Some(last) = known.iter().rposition(is_call) else { return };
-        let calls = known[..=last].iter().filter(|event| is_call(event)).count();
-        // Each begins, and ends.
-        assert!((0..2 * calls).all(|_| self.traced.next_system_call()));
+        let Some(last) = known.iter().rposition(is_call) else { return true };
+        for _ in known[..=last].iter().filter(|event| is_call(event)) {
+            assert!(self.traced.next_system_call(), "it stopped before a call");
+            if self.traced.call() == self.end {
+                return false;
+            }
+            assert!(self.traced.next_system_call(), "it stopped in a call");
+        }
         self.events.extend(&known[..=last]);
         self.shared = Shared::of(self.traced.pid);
+        true
     }
 
     /// Goes on until there were so many events, or to the end; says whether there were. Others have their `turn` after each
