@@ -134,20 +134,7 @@ cmp "$dir/want" "$dir/got" || fail "worker.c differs from sha256sum"
 echo "worker.c = sha256sum"
 
 # A plugin in C with a host in Rust.
-http() {
-    local answer
-    exec 3<>"/dev/tcp/127.0.0.1/$port"
-    printf '%s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n%s\r\n\r\n' "GET $1" "${2:-x: y}" >&3
-    answer=$(timeout 30 tr -d '\r' <&3)
-    exec 3<&- 3>&-
-    printf '%s' "$answer"
-}
-# expect TEXT TARGET [HEADER]
-expect() {
-    local answer
-    answer=$(http "${@:2}")
-    [[ $answer == *"$1"* ]] || fail "plugin.c: ${*:2} has no '$1': $answer"
-}
+serving=plugin.c
 setsid "$target_dir/release/http_filter" --plugin "$dir/plugin" --listen 127.0.0.1:0 </dev/null >"$dir/server" 2>"$dir/errors" &
 server=$!
 port=

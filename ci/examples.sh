@@ -103,26 +103,10 @@ same_as_sha256sum "$tree" "then killed"
 same_as_sha256sum "$tree/a/1" "^1 files, 1 bytes"
 same_as_sha256sum "$dir/no-files" "^0 files"
 
-# The way of a request over bash's own sockets: a check has no need of curl.
-http() {
-    local target=$1 header=${2:-x: y} answer
-    exec 3<>"/dev/tcp/127.0.0.1/$port"
-    printf '%s HTTP/1.1\r\nhost: test\r\nconnection: close\r\n%s\r\n\r\n' "GET $target" "$header" >&3
-    answer=$(timeout 30 tr -d '\r' <&3)
-    exec 3<&- 3>&-
-    printf '%s' "$answer"
-}
-
-# expect TEXT TARGET [HEADER]
-expect() {
-    local answer
-    answer=$(http "${@:2}")
-    [[ $answer == *"$1"* ]] || fail "http_filter $mode: ${*:2} has no '$1': $answer"
-}
-
 server=
 trap '[[ -z $server ]] || kill "$server" 2>/dev/null || true; rm -rf "$dir"' EXIT
 for mode in none inline busway uds; do
+    serving="http_filter $mode"
     : >"$dir/server"
     setsid "$bin/../http_filter" --filter "$mode" --listen 127.0.0.1:0 </dev/null >"$dir/server" 2>"$dir/server-errors" &
     server=$!

@@ -15,7 +15,7 @@ pub enum Idle {
         /// The longest spin. 20 us is the default: parking and being woken costs that much.
         spin: Duration,
     },
-    /// Never park: lowest latency, one CPU each. The peer's death is noticed within some 4 ms.
+    /// Never park: lowest latency, one CPU each. The peer's death is noticed within some milliseconds.
     Spin,
     /// Park at once, by futex: least CPU.
     Park,
