@@ -4,6 +4,7 @@
 //! This folder says which words live where ([`words`]), who takes reply cells ([`calls`]), who receives ([`intake`]), and
 //! puts the layers below together into one [`End`]. [`Link`] is what a user holds.
 
+mod batch;
 mod calls;
 mod end;
 #[cfg(all(test, not(any(busway_loom, miri))))]
@@ -29,10 +30,10 @@ use crate::confine::Grade;
 use crate::error::{Error, Result};
 use crate::join::Credentials;
 use crate::wake::{Deadline, Doorbell};
+pub use batch::Batch;
 use bytemuck::{AnyBitPattern, NoUninit};
 pub use end::{End, Options};
 pub use receiving::Requests;
-pub use sending::Batch;
 #[cfg(not(busway_loom))]
 pub use set::{LinkSet, Received, Token};
 use std::os::fd::{AsFd, BorrowedFd};

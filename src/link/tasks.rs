@@ -1,8 +1,9 @@
 //! Async twins of what blocks: see [`tasks`].
 
+use super::batch::Batch;
 use super::end::End;
 use super::receiving::Requests;
-use super::sending::{Batch, Needs};
+use super::sending::Needs;
 use super::{Link, words};
 use crate::call::{Bus, Ended, Loan, Message, Payload, Pending, Replying, Request, Stop, Ticket};
 use crate::error::{Error, Result};
