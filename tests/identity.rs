@@ -10,6 +10,7 @@ use busway::{Deadline, Error, JoinError, Plugin};
 use common::directory::Directory;
 use common::figures::figure;
 use common::handshake::{ACK, GO, HELLO, OFFER, packet, receive, send, seqpacket};
+use common::namespaces::in_namespaces;
 use common::pipe::{Go, Reports, say, wait_for_go};
 use common::procfs::states;
 use common::user::is_root;
@@ -22,7 +23,7 @@ use std::fs;
 use std::io::{self, stdin};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::Instant;
 
 roles!(
@@ -402,29 +403,6 @@ mod named {
 
 fn tells_pid() {
     serve(&attach(), |request| request.reply_as(&std::process::id()).expect("answer"));
-}
-
-/// The command in namespaces of its own; `None` if one may not make them here.
-fn in_namespaces(flags: &[&str], command: &Command) -> Option<Command> {
-    let unshare = || {
-        let mut unshare = Command::new("unshare");
-        unshare.args((!is_root()).then_some("--user")).args(flags).stdin(Stdio::null()).stdout(Stdio::null());
-        unshare
-    };
-    if emulated() || !unshare().arg("true").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
-        return None;
-    }
-    let mut inside = unshare();
-    // It complains of a command that was killed.
-    inside.stderr(Stdio::null());
-    inside.arg(command.get_program()).args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => inside.env(name, value),
-            None => inside.env_remove(name),
-        };
-    }
-    Some(inside)
 }
 
 #[test]

@@ -4,21 +4,23 @@
 mod common;
 
 use busway::pool::{Member, Pool, PoolConfig};
-use busway::{Deadline, Error, Idle, JoinError, Request, Result, SizeClass};
+use busway::{Config, Deadline, Error, Idle, JoinError, Link, Request, Result, SizeClass};
 use common::directory::Directory;
+use common::namespaces::in_namespaces;
 use common::pipe::{Reports, say};
 use common::trace::{self, Traced, can_trace};
+use common::user::is_root;
 use common::{SOON, Setup, argument, assert_err, procfs, roles, signal, skip, until, watchdog};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-roles!(hosts, forks_and_hosts, echoes, takes_two, calls_forever, steps, contends);
+roles!(hosts, forks_and_hosts, echoes, takes_two, calls_forever, steps, contends, without_shm);
 
 fn config() -> PoolConfig {
     let classes = [(64, 32), (1024, 16)];
@@ -343,6 +345,50 @@ fn a_host_whose_files_were_removed_removes_nobody_elses() {
     drop(open(&name).expect("it is there"));
     drop(second);
     nothing_is_left(&name);
+}
+
+/// Nowhere to keep a pool by name: another file system is mounted where its argument says.
+fn without_shm() {
+    let argument = argument();
+    let (at, options) = argument.split_once(' ').expect("where, and how");
+    let mount = ["-t", "tmpfs", "-o", options, "none", at];
+    say(Command::new("mount").args(mount).status().is_ok_and(|status| status.success()));
+    let name = new_name();
+    for _ in 0..2 {
+        let refused = Pool::create_named(&name, &config());
+        assert!(matches!(&refused, Err(Error::Io { .. })), "{refused:?}");
+        assert_err!(open(&name), Error::Join(JoinError::NoHost));
+    }
+    nothing_is_left(&name);
+    // Whoever needs no name needs no such file system.
+    let pool = Pool::create(&config()).expect("a pool");
+    pool.queue("work").expect("a queue").send(1, &[7; 60], SOON).expect("room");
+    assert_eq!(pool.worker(["work"]).expect("a queue").recv(SOON).expect("an event").to_vec(), [7; 60]);
+    let (host, plugin) = Link::pair(&Config::default()).expect("a link");
+    host.send(1, &[7; 60], SOON).expect("room");
+    assert_eq!(plugin.recv(SOON).expect("an event").to_vec(), [7; 60]);
+    say("works");
+}
+
+#[test]
+fn a_system_whose_shared_memory_is_missing_read_only_or_full_has_no_pools_by_name() {
+    let _watchdog = watchdog();
+    let flags: &[&str] = if is_root() { &["--mount"] } else { &["--map-root-user", "--mount"] };
+    for how in ["/dev size=1m", "/dev/shm ro", "/dev/shm size=4k"] {
+        let Some(mut command) = in_namespaces(flags, &Setup::default().command_with("without_shm", how)) else {
+            return skip("no namespaces here");
+        };
+        command.stderr(Stdio::inherit());
+        let mut reports = Reports::of(&mut command);
+        let mut child = command.spawn().expect("a child");
+        drop(command);
+        if reports.expect() != "true" {
+            child.wait().expect("reaped");
+            return skip("may not mount here");
+        }
+        assert_eq!(reports.next().as_deref(), Some("works"), "{how}");
+        assert!(child.wait().expect("reaped").success(), "{how}");
+    }
 }
 
 // ---- killed or held up at any step

@@ -151,14 +151,17 @@ fn is_locked(file: &File, byte: Byte) -> Result<bool> {
     Ok(found != libc::F_UNLCK)
 }
 
-/// Opens a file that must be a file of this user alone; `None` if there is none.
-fn open_own(path: &Path, options: &mut OpenOptions) -> Result<Option<File>> {
+/// Opens a file that must be a file of this user alone, or creates it; `None` if there is none, or one already.
+fn open_own(path: &Path, create: bool) -> Result<Option<File>> {
     const FOREIGN: JoinError = JoinError::Identity { what: "a file in /dev/shm is not one of this user alone" };
     // Whatever else lies there, opening it neither follows nor blocks.
-    let options = options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(create).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    // Where there is nothing and none can be made, there is no such directory.
+    let none = if create { ErrorKind::AlreadyExists } else { ErrorKind::NotFound };
     let file = match options.open(path) {
         Ok(file) => file,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => return Ok(None),
+        Err(e) if e.kind() == none => return Ok(None),
         Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::EACCES | libc::EISDIR)) => {
             return Err(FOREIGN.into());
         }
@@ -224,9 +227,9 @@ impl NamedHost {
         let record = Record::own()?;
         let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
         let lock = loop {
-            let lock = match open_own(&name.lock, &mut OpenOptions::new())? {
+            let lock = match open_own(&name.lock, false)? {
                 Some(lock) => lock,
-                None => match open_own(&name.lock, OpenOptions::new().create_new(true))? {
+                None => match open_own(&name.lock, true)? {
                     Some(lock) => lock,
                     None => continue,
                 },
@@ -318,7 +321,7 @@ pub fn open_named(name: &Name) -> Result<(Region, Process)> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    open_own(path, &mut OpenOptions::new())?.ok_or(JoinError::NoHost.into())
+    open_own(path, false)?.ok_or(JoinError::NoHost.into())
 }
 
 /// Maps the segment that is there.

@@ -10,6 +10,7 @@ pub mod figures;
 pub mod footprint;
 pub mod fork;
 pub mod handshake;
+pub mod namespaces;
 pub mod payload;
 pub mod peer;
 pub mod pipe;
