@@ -14,6 +14,7 @@ use common::{SOON, Setup, argument, attach, roles, serve, signal, watchdog_of};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 roles!(host, comer, echo, lingers);
 
@@ -176,6 +177,10 @@ fn answer(link: &Link) {
 }
 
 async fn asynchronous(link: &Link) {
+    // The other side waits for this, so it is waited for: threads that stay are begun in the first round.
+    let nothing = link.recv_async(Duration::from_millis(1)).await;
+    assert!(matches!(nothing, Err(Error::Timeout { .. })), "{nothing:?}");
+    link.send_async(ECHO, b"", SOON).await.expect("room");
     link.recv_async(SOON).await.expect("a request").reply(b"").expect("answer");
     assert!(matches!(link.recv_async(SOON).await.map(drop), Err(Error::Closed)));
 }
@@ -197,6 +202,9 @@ fn comer() {
         }
         _ => {
             let link = Plugin::connect(path, &config).expect("connect");
+            if matches!(kind, Kind::Tasks | Kind::Tokio) {
+                drop(link.recv(SOON).expect("it may begin"));
+            }
             drop(link.call(ECHO, &[7; 500], SOON).expect("a reply"));
             // In every way to leave.
             if round % 2 == 0 {

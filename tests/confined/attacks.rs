@@ -82,14 +82,14 @@ pub const ATTACKS: &[(&str, bool, Attack)] = &[
         let core = libc::RLIMIT_CORE as i64;
         // SAFETY: written by the call below before it is read.
         let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
-        let address = (&raw mut limit).addr() as i64;
+        let address = (&raw mut limit).expose_provenance() as i64;
         call(libc::SYS_prlimit64, [victim.pid.into(), core, 0, address])?;
         call(libc::SYS_prlimit64, [victim.pid.into(), core, address, 0])
     }),
     ("sched_setaffinity", false, |victim| {
         // SAFETY: plain bits.
         let mut cpus: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-        let (size, address) = (size_of_val(&cpus) as i64, (&raw mut cpus).addr() as i64);
+        let (size, address) = (size_of_val(&cpus) as i64, (&raw mut cpus).expose_provenance() as i64);
         call(libc::SYS_sched_getaffinity, [victim.pid.into(), size, address, 0])?;
         call(libc::SYS_sched_setaffinity, [victim.pid.into(), size, address, 0])
     }),
@@ -118,22 +118,28 @@ pub const ATTACKS: &[(&str, bool, Attack)] = &[
     }),
     ("a TCP socket", false, |_| std::net::TcpListener::bind("127.0.0.1:0").map(drop)),
     ("a descriptor open by mistake", false, |_| call(libc::SYS_fcntl, [LEFT_OPEN.into(), libc::F_GETFD.into(), 0, 0])),
-    ("SysV shared memory", false, |_| call(libc::SYS_shmget, [libc::IPC_PRIVATE.into(), 4096, 0o600, 0])),
+    ("SysV shared memory", false, |_| {
+        // SAFETY: takes plain numbers; the segment is ours, and would outlive us.
+        done(
+            unsafe { libc::shmctl(libc::shmget(libc::IPC_PRIVATE, 4096, 0o600), libc::IPC_RMID, ptr::null_mut()) }
+                .into(),
+        )
+    }),
     ("perf_event_open", true, |victim| {
         let mut event = [0u64; 16];
         event[0] = 1 | 64 << 32; // a software event, in a structure of 64 bytes: the CPU clock
-        let address = event.as_mut_ptr().addr() as i64;
+        let address = event.as_mut_ptr().expose_provenance() as i64;
         call(libc::SYS_perf_event_open, [address, victim.pid.into(), -1, -1])
     }),
     ("a user namespace", true, |_| clone(libc::CLONE_NEWUSER)),
     ("io_uring", true, |_| {
         let mut parameters = [0u64; 15];
-        call(libc::SYS_io_uring_setup, [1, parameters.as_mut_ptr().addr() as i64, 0, 0])
+        call(libc::SYS_io_uring_setup, [1, parameters.as_mut_ptr().expose_provenance() as i64, 0, 0])
     }),
     ("userfaultfd", true, |_| call(libc::SYS_userfaultfd, [1 /* UFFD_USER_MODE_ONLY */, 0, 0, 0])),
     ("bpf", true, |_| {
         let mut map = [2u32, 4, 4, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]; // an array of one element
-        call(libc::SYS_bpf, [0 /* BPF_MAP_CREATE */, map.as_mut_ptr().addr() as i64, 64, 0])
+        call(libc::SYS_bpf, [0 /* BPF_MAP_CREATE */, map.as_mut_ptr().expose_provenance() as i64, 64, 0])
     }),
     ("keyctl", true, |_| call(libc::SYS_keyctl, [1 /* KEYCTL_JOIN_SESSION_KEYRING */, 0, 0, 0])),
 ];
@@ -204,7 +210,8 @@ pub fn attacked() {
     assert_eq!(unsafe { libc::dup2(file.as_raw_fd(), LEFT_OPEN) }, LEFT_OPEN);
     let word = AtomicU64::new(0);
     let pid = std::process::id();
-    let victim = format!("{pid} {} {} {}", word.as_ptr().addr(), file.as_raw_fd(), directory.path().display());
+    let victim =
+        format!("{pid} {} {} {}", word.as_ptr().expose_provenance(), file.as_raw_fd(), directory.path().display());
 
     let (setup, program) = (Setup::default(), Program::new());
     let command = || program.command(&setup.command("attacks"));
