@@ -142,7 +142,7 @@ fn floods() {
 type Wait = fn(&Process, &LinkSet, Duration);
 
 #[test]
-fn rings_for_nothing_cost_little() {
+fn rings_for_nothing_cost_a_bounded_share() {
     let _watchdog = watchdog();
     if emulated() {
         return skip("an emulator computes for what it emulates");
