@@ -233,6 +233,8 @@ fn joins_and_leaves_leave_nothing_behind() {
     let _watchdog = watchdog_of(if is_long() { 900 } else { 120 });
     for kind in KINDS {
         let mut command: Command = Setup::default().idle("park").command_with("host", format!("{kind:?}"));
+        // Heaps of threads, and stacks of those that have ended, are kept; how many says the scheduler.
+        command.env("MALLOC_ARENA_MAX", "1").env("GLIBC_TUNABLES", "glibc.pthread.stack_cache_size=0");
         let mut reports = Reports::of(&mut command);
         let mut host = command.spawn().expect("a child");
         drop(command);
