@@ -49,6 +49,7 @@ build_cc() {
 }
 
 compilers=("gcc g++")
+tests=(handles pairs processes pools rings)
 ! have clang || compilers+=("clang clang++")
 for pair in "${compilers[@]}"; do
     read -r compiler compiler_cc <<<"$pair"
@@ -58,13 +59,16 @@ for pair in "${compilers[@]}"; do
     "$compiler" -std=c11 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.c"
     "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.cc"
     "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/layer.cc"
-    for test in handles pairs processes pools; do
+    for test in "${tests[@]}"; do
         build "$compiler" "$dir/$test" "ffi/tests/c/$test.c"
         timeout 120 "$dir/$test" || fail "$test, $compiler"
     done
     build "$compiler" "$dir/host" ffi/examples/host.c
     build "$compiler" "$dir/plugin" ffi/examples/plugin.c
     build "$compiler" "$dir/worker" ffi/examples/worker.c
+    build "$compiler" "$dir/ring" ffi/examples/ring.c
+    timeout 120 "$dir/ring" >"$dir/got" || fail "ring.c, $compiler"
+    grep -q '10000000 samples, sum 5000000.0' "$dir/got" || { cat "$dir/got"; fail "ring.c, $compiler"; }
     build "$compiler" "$dir/rtt" ffi/benches/rtt.c -O2
     build_cc "$compiler_cc" "$dir/layer" ffi/tests/c/layer.cc
     timeout 120 "$dir/layer" || fail "layer, $compiler_cc"
@@ -95,7 +99,7 @@ gcc -std=c11 -Wall -Werror -pthread ffi/tests/c/pairs.c -o "$dir/static" -I"$pre
     $(pkg-config --static --libs-only-l busway | sed 's/-lbusway\b//') || fail "cannot be linked statically"
 "$dir/static" || fail "linked statically"
 
-for test in handles pairs processes pools; do
+for test in "${tests[@]}"; do
     build gcc "$dir/$test-asan" "ffi/tests/c/$test.c" -fsanitize=address,undefined -fno-sanitize-recover
     timeout 120 "$dir/$test-asan" || fail "$test under AddressSanitizer"
 done
@@ -104,7 +108,7 @@ timeout 120 "$dir/layer-asan" || fail "layer under AddressSanitizer"
 echo "AddressSanitizer: as it should be"
 
 if have valgrind; then
-    tests=(handles pairs "pools group")
+    tests=(handles pairs rings "pools group")
     # Older ones know nothing of pidfd_open, without which nobody knows when a plugin dies.
     if valgrind -q "$dir/processes" >/dev/null 2>&1; then
         tests+=(processes pools)

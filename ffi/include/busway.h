@@ -126,6 +126,9 @@
 // Nobody waits for an answer.
 #define BUSWAY_EVENT 1
 
+// The largest element, in bytes.
+#define BUSWAY_RING_MAX_ELEMENT 256
+
 // A process that has said hello and waits to be admitted or refused.
 typedef struct busway_guest busway_guest;
 
@@ -139,6 +142,13 @@ typedef struct busway_link busway_link;
 // Listens for processes that connect.
 typedef struct busway_listener busway_listener;
 
+// A ring of plain values with any number of producers and consumers, in any processes: a memory file. Whoever has the file opens it
+// and joins. All processes of a ring trust each other. A process may be killed at any instruction: nobody waits for it.
+typedef struct busway_mpmc busway_mpmc;
+
+// A process's membership of a busway_mpmc, for all its threads.
+typedef struct busway_mpmc_member busway_mpmc_member;
+
 // A pool, as one of its processes sees it: many processes, one memory, queues that any of them may send to and receive from. Its host
 // makes it and admits members. Many threads may use it at once.
 typedef struct busway_pool busway_pool;
@@ -149,6 +159,10 @@ typedef struct busway_process busway_process;
 // Receives from whichever of many links has something. A link is in one set, and has no event loop of its own then. Freeing a link takes
 // it out of its set. Many threads may use a set at once.
 typedef struct busway_set busway_set;
+
+// A ring of plain values with one producer and one consumer, in any two processes or in one: a memory file. Whoever has the file
+// opens it; among all of them one takes the producer, and one the consumer. All processes of a ring trust each other.
+typedef struct busway_spsc busway_spsc;
 
 // What every function answers: BUSWAY_OK or what went wrong.
 typedef int32_t busway_status;
@@ -396,6 +410,35 @@ typedef struct busway_queue {
     // Of the library.
     uint64_t reserved[8];
 } busway_queue;
+
+// The end into which values are pushed. It lies in the caller's memory, is zeroed before its first use, and is not copied or
+// moved; one thread uses it at a time. It outlives the handle of its ring.
+typedef struct busway_producer {
+    // Bytes of an element.
+    size_t element_size;
+    // How many elements fit at least.
+    size_t capacity;
+    // Of the library.
+    uint64_t reserved[8];
+} busway_producer;
+
+// The end from which values are popped; as busway_producer.
+typedef struct busway_consumer {
+    // Bytes of an element.
+    size_t element_size;
+    // How many elements fit at least.
+    size_t capacity;
+    // Of the library.
+    uint64_t reserved[8];
+} busway_consumer;
+
+// What dead members had in hand.
+typedef struct busway_recovered {
+    // Dead members, whose places are free again.
+    uint32_t members;
+    // Elements that they had in hand, neither pushed nor returned from a pop yet. They are lost, their room is not.
+    uint32_t elements;
+} busway_recovered;
 
 // It was done.
 #define BUSWAY_OK 0
@@ -1064,6 +1107,159 @@ busway_status busway_set_recv(struct busway_set *set,
 // A descriptor that becomes readable when a link that is asleep has something. For polling only. It is closed when the set is freed.
 busway_status busway_set_fd(struct busway_set *set,
                             int32_t *fd);
+
+// Makes a ring in which at least `capacity` elements fit, up to 2^30; each has `element_size` bytes, aligned to `element_align`: sizeof and
+// _Alignof of a type, up to BUSWAY_RING_MAX_ELEMENT and 8. Its memory is allocated here: some 2 to 3 times as many elements, and 8
+// bytes with each.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements;
+// BUSWAY_IO.
+busway_status busway_spsc_create(size_t element_size,
+                                 size_t element_align,
+                                 size_t capacity,
+                                 struct busway_spsc **ring);
+
+// Opens a ring of the same elements that another process made, in C or in another language, and whose file `fd` is. The descriptor stays
+// the caller's.
+// Threads: any. Errors: BUSWAY_WRONG_SIZE for elements of another size; BUSWAY_JOIN_FAILED with BUSWAY_JOIN_SEALS, BUSWAY_JOIN_BAD_MAGIC or
+// BUSWAY_JOIN_GEOMETRY if it is no such ring, with BUSWAY_JOIN_IDENTITY if it was made in another pid or time namespace;
+// BUSWAY_VERSION_MISMATCH; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements; BUSWAY_IO.
+busway_status busway_spsc_open(int32_t fd,
+                               size_t element_size,
+                               size_t element_align,
+                               struct busway_spsc **ring);
+
+// Its file, to be handed over: as a descriptor that a child inherits (dup2), or over a Unix socket. It is closed on exec, and when
+// the ring is freed.
+busway_status busway_spsc_fd(struct busway_spsc *ring,
+                             int32_t *fd);
+
+// How many elements fit at least.
+busway_status busway_spsc_capacity(struct busway_spsc *ring, size_t *capacity);
+
+// Takes the one producer of a ring.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_TAKEN if a process ever took it; BUSWAY_FORKED; BUSWAY_BUSY if `producer` holds
+// something; BUSWAY_IO.
+busway_status busway_spsc_producer(struct busway_spsc *ring,
+                                   struct busway_producer *producer);
+
+// Takes the one consumer of a ring.
+// Threads, errors: as busway_spsc_producer.
+busway_status busway_spsc_consumer(struct busway_spsc *ring, struct busway_consumer *consumer);
+
+// Frees a ring; its ends in this process go on.
+busway_status busway_spsc_free(struct busway_spsc *ring);
+
+// Appends the element at `value`, which the consumer sees at once. Never blocks.
+// Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_FULL; BUSWAY_POISONED if the other process wrote what no consumer writes;
+// BUSWAY_STALE_HANDLE; BUSWAY_INVALID.
+busway_status busway_producer_push(struct busway_producer *producer,
+                                   const void *value);
+
+// Appends the first of `count` elements, as many as there is room for, in one go: cheaper than one by one, and the consumer sees all or
+// none. `pushed` is how many. BUSWAY_FULL if there is room for none.
+// Fork, errors: as busway_producer_push.
+busway_status busway_producer_push_many(struct busway_producer *producer,
+                                        const void *values,
+                                        size_t count,
+                                        size_t *pushed);
+
+// Whether the consumer was taken, and is gone: released, or its process died, which some microseconds of system calls find out. What is
+// pushed then, nobody pops.
+// Fork: false in a forked child.
+busway_status busway_producer_is_abandoned(const struct busway_producer *producer,
+                                           bool *abandoned);
+
+// Gives a producer back, which the consumer can tell. Nobody can take it again.
+// Fork: does nothing else in a forked child.
+busway_status busway_producer_release(struct busway_producer *producer);
+
+// Takes the oldest element to `value`. Never blocks.
+// Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_WOULD_BLOCK if there is none; BUSWAY_STALE_HANDLE; BUSWAY_INVALID.
+busway_status busway_consumer_pop(struct busway_consumer *consumer,
+                                  void *value);
+
+// Takes the oldest elements to `values`, as many as there are and `max` at most. `popped` is how many.
+// Fork, errors: as busway_consumer_pop.
+busway_status busway_consumer_pop_many(struct busway_consumer *consumer,
+                                       void *values,
+                                       size_t max,
+                                       size_t *popped);
+
+// Whether there is nothing to pop.
+// Fork: true in a forked child.
+busway_status busway_consumer_is_empty(const struct busway_consumer *consumer, bool *empty);
+
+// Whether the producer was taken, and is gone: released, or its process died, which some microseconds of system calls find out. What it had
+// pushed is still there: pop until the ring is empty.
+// Fork: false in a forked child.
+busway_status busway_consumer_is_abandoned(const struct busway_consumer *consumer,
+                                           bool *abandoned);
+
+// Gives a consumer back, which the producer can tell. Nobody can take it again.
+// Fork: does nothing else in a forked child.
+busway_status busway_consumer_release(struct busway_consumer *consumer);
+
+// Makes a ring in which `capacity` elements fit, rounded up to a power of two, 2^15 at most; up to `members` processes, 4095 at most, are
+// members at a time. Elements are as of busway_spsc_create. Its memory is allocated here: an element of up to 16 bytes takes 32.
+// Threads, errors: as busway_spsc_create.
+busway_status busway_mpmc_create(size_t element_size,
+                                 size_t element_align,
+                                 size_t capacity,
+                                 size_t members,
+                                 struct busway_mpmc **ring);
+
+// As busway_spsc_open.
+// Threads, errors: as busway_spsc_open.
+busway_status busway_mpmc_open(int32_t fd,
+                               size_t element_size,
+                               size_t element_align,
+                               struct busway_mpmc **ring);
+
+// As busway_spsc_fd.
+busway_status busway_mpmc_fd(struct busway_mpmc *ring, int32_t *fd);
+
+// How many elements fit.
+busway_status busway_mpmc_capacity(struct busway_mpmc *ring, size_t *capacity);
+
+// Joins the ring, in a place of this process's own. If all are taken, those of dead members are recovered first.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_TAKEN if there are as many living members as there may be; BUSWAY_FORKED; BUSWAY_IO.
+busway_status busway_mpmc_join(struct busway_mpmc *ring,
+                               struct busway_mpmc_member **member);
+
+// Frees a ring; its members in this process go on.
+busway_status busway_mpmc_free(struct busway_mpmc *ring);
+
+// Appends the element at `value`. Never blocks.
+// Threads: any, many at once. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_FULL, also if more threads than four of each member were
+// killed or stopped in the midst of it; BUSWAY_INVALID.
+busway_status busway_mpmc_push(struct busway_mpmc_member *member,
+                               const void *value);
+
+// Takes the oldest element to `value`. Never blocks.
+// Threads: any, many at once. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_WOULD_BLOCK if there is none; BUSWAY_INVALID.
+busway_status busway_mpmc_pop(struct busway_mpmc_member *member,
+                              void *value);
+
+// About how many elements there are: a hint, old as soon as it is read.
+// Threads: any, many at once. Fork: 0 in a forked child.
+busway_status busway_mpmc_len(struct busway_mpmc_member *member, size_t *len);
+
+// Whether the ring was empty at some moment during the call.
+// Threads: any, many at once. Fork: true in a forked child.
+busway_status busway_mpmc_is_empty(struct busway_mpmc_member *member, bool *empty);
+
+// The number of this member, from 1. Numbers are used again.
+busway_status busway_mpmc_number(struct busway_mpmc_member *member, uint32_t *number);
+
+// Finds members whose process is dead, and gives back what they had in hand, beside all others, who go on meanwhile. Call it when a process
+// is known to have died, or now and then. `recovered` may be NULL.
+// Threads: any, many at once. Fork: BUSWAY_FORKED in a forked child.
+busway_status busway_mpmc_recover_dead(struct busway_mpmc_member *member,
+                                       struct busway_recovered *recovered);
+
+// Leaves the ring, and frees the member.
+// Threads: any; one frees. Fork: in a forked child the handle becomes invalid, and nothing else happens.
+busway_status busway_mpmc_leave(struct busway_mpmc_member *member);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -35,6 +35,8 @@ pub mod pool;
 
 pub mod set;
 
+pub mod ring;
+
 use crate::error::{Failure, busway_status};
 use busway::Deadline;
 use core::ffi::{CStr, c_char, c_void};

@@ -157,6 +157,16 @@ impl<O: Object> At<O> {
         handle::hold(lender, |_| body(value)).unwrap_or(Err(Failure::Bus(busway::Error::Closed)))
     }
 
+    /// Changes what is in it, which is its own owner.
+    #[inline(always)]
+    pub(crate) fn change<R>(&self, body: impl FnOnce(&mut O::Value) -> Result<R, Failure>) -> Result<R, Failure> {
+        if !self.is_full() {
+            return Err(Failure::Stale(O::SPENT));
+        }
+        // SAFETY: full, and no other thread uses it, by the contract of `new`.
+        body(unsafe { &mut *(&raw mut (*self.slot()).value).cast::<O::Value>() })
+    }
+
     /// Takes out what is in it, and uses it up. BUSWAY_CLOSED if its link was freed meanwhile.
     #[inline(always)]
     pub(crate) fn spend<R>(&self, body: impl FnOnce(O::Value) -> Result<R, Failure>) -> Result<R, Failure> {

@@ -28,6 +28,7 @@ use crate::error::{Error, JoinError, Result};
 use crate::region::{Access, Array, Memfd, Plan, Region, Table, VERSION, namespaces};
 use crate::sync::PeerCell;
 use bytemuck::{Pod, Zeroable};
+use core::alloc::Layout;
 use std::os::fd::OwnedFd;
 
 /// Kinds of sections.
@@ -57,9 +58,20 @@ pub struct Head {
 }
 
 impl Head {
-    fn new<T>(ring: u32, capacity: u32) -> Result<Self> {
-        let (size, align) = (size_of::<T>() as u32, align_of::<T>() as u32);
+    fn new(ring: u32, capacity: u32, element: Layout) -> Result<Self> {
+        let too_large = |_| JoinError::Geometry { what: "a ring of elements of 4 GiB and more" };
+        let size = element.size().try_into().map_err(too_large)?;
+        let align = element.align() as u32;
         Ok(Self { ring, capacity, size, align, namespaces: namespaces()?, zero: [0; 4] })
+    }
+}
+
+/// Whether elements of this layout, each behind `head`, lie where the values of `C`s do, which are `T`s at `offset`.
+fn lie_as<T, C>(element: Layout, head: Layout, offset: usize) -> Result<()> {
+    let fits = element.size() <= size_of::<T>();
+    match head.extend(element) {
+        Ok((both, at)) if fits && at == offset && both.pad_to_align() == Layout::new::<C>() => Ok(()),
+        _ => Err(JoinError::Geometry { what: "a ring of elements of another layout" }.into()),
     }
 }
 
@@ -98,8 +110,8 @@ impl Memory {
         Ok(Self { region: Region::heap_pair(table.len()).0, table, head })
     }
 
-    /// A file that another process made, of a ring of this kind, of elements of `T`.
-    fn open<T>(fd: OwnedFd, ring: u32) -> Result<(Memfd, Self)> {
+    /// A file that another process made, of a ring of this kind and of such elements.
+    fn open(fd: OwnedFd, ring: u32, element: Layout) -> Result<(Memfd, Self)> {
         let file = Memfd::received(fd)?;
         let region = file.map(Access::ReadWrite)?;
         let page = region.copy_header();
@@ -110,7 +122,7 @@ impl Memory {
         let table = Table::from_page(&page, file.len() as u64)?;
         let mut memory = Self { region, table, head: Head::zeroed() };
         let head = memory.array::<PeerCell<Head>>(kind::HEAD, Some(1))?.read();
-        let want = Head::new::<T>(ring, head.capacity)?;
+        let want = Head::new(ring, head.capacity, element)?;
         if head.ring != want.ring {
             return Err(JoinError::Geometry { what: "a ring of another kind" }.into());
         }

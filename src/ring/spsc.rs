@@ -201,14 +201,15 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
 
     /// As [`publish_all`](Self::publish_all), without tags.
     #[inline]
-    pub fn publish_values(&mut self, values: &[T]) {
-        for (ahead, value) in values.iter().enumerate().rev() {
+    pub fn publish_values(&mut self, values: impl ExactSizeIterator<Item = T> + DoubleEndedIterator) {
+        let count = values.len() as u32;
+        for (ahead, value) in values.enumerate().rev() {
             self.write(ahead as u32, |to| {
-                *to = *value;
+                *to = value;
                 (0, ())
             });
         }
-        self.next = self.next.wrapping_add(values.len() as u32);
+        self.next = self.next.wrapping_add(count);
     }
 
     #[inline(always)]

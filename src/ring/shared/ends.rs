@@ -88,10 +88,25 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// ```
     #[inline]
     pub fn push_slice(&mut self, values: &[T]) -> Result<usize> {
-        let want = u32::try_from(values.len()).unwrap_or(u32::MAX);
-        let count = self.room(want)?.min(want) as usize;
-        self.core.publish_values(&values[..count]);
+        let count = self.fitting(values.len())?;
+        self.core.publish_values(values[..count].iter().copied());
         Ok(count)
+    }
+
+    /// As [`push_slice`](Self::push_slice), with values that are made as they are pushed.
+    #[doc(hidden)]
+    #[inline]
+    pub fn push_each(&mut self, count: usize, value: impl Fn(usize) -> T) -> Result<usize> {
+        let count = self.fitting(count)?;
+        self.core.publish_values((0..count).map(value));
+        Ok(count)
+    }
+
+    /// How many of so many elements fit.
+    #[inline(always)]
+    fn fitting(&mut self, count: usize) -> Result<usize> {
+        let want = u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(self.room(want)?.min(want) as usize)
     }
 
     /// How many elements fit. Looks at the consumer's position only if it knows of fewer than `want`.

@@ -1,20 +1,30 @@
 //! The ring of many producers and consumers, between processes.
 
 use super::place::Place;
-use super::{Head, Memory, checked_capacity, kind};
+use super::{Head, Memory, checked_capacity, kind, lie_as};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process};
 use crate::ring::mpmc::{Cell, Ends, Full, TypedRing};
 use crate::slots::owned::MAX_PARTICIPANT;
 use crate::sync::{ForkGuard, prefetch_write};
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::alloc::Layout;
 use core::marker::PhantomData;
+use core::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 const MAX_CAPACITY: u32 = 1 << 15;
 /// How many positions ahead a producer asks for a cell.
 const AHEAD: u64 = 4;
+
+impl<T> Cell<T> {
+    fn holds_all(element: Layout) -> Result<()> {
+        let head = Layout::new::<Cell<[u8; 0]>>().align();
+        let head = Layout::from_size_align(offset_of!(Cell<[u8; 0]>, value), head).expect("a layout");
+        lie_as::<T, Self>(element, head, offset_of!(Self, value))
+    }
+}
 
 /// A memory file that holds a bounded ring of `T`s with any number of producers and consumers, in any processes.
 ///
@@ -59,9 +69,28 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for numbers or a size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize, members: usize) -> Result<Self> {
-        let (plan, head) = Self::plan(capacity, members)?;
+        Self::make(capacity, members, Layout::new::<T>())
+    }
+
+    fn make(capacity: usize, members: usize, element: Layout) -> Result<Self> {
+        let (plan, head) = Self::plan(capacity, members, element)?;
         let (file, memory) = Memory::create(plan, head)?;
         Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
+    }
+
+    /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
+    /// take as much as one in the ring; what it has beyond is lost.
+    #[doc(hidden)]
+    pub fn create_of(element: Layout, capacity: usize, members: usize) -> Result<Self> {
+        Cell::<T>::holds_all(element)?;
+        Self::make(capacity, members, element)
+    }
+
+    /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
+    #[doc(hidden)]
+    pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
+        Cell::<T>::holds_all(element)?;
+        Self::receive(file, element)
     }
 
     /// Opens a file that another process made with [`create`](Self::create), for the same type.
@@ -71,7 +100,11 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        let (file, memory) = Memory::open::<T>(file, kind::CELLS)?;
+        Self::receive(file, Layout::new::<T>())
+    }
+
+    fn receive(file: OwnedFd, element: Layout) -> Result<Self> {
+        let (file, memory) = Memory::open(file, kind::CELLS, element)?;
         View::<T>::of(&memory)?;
         Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
     }
@@ -91,7 +124,7 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn group(capacity: usize, members: usize) -> Result<Vec<MpmcMember<T>>> {
-        let (plan, head) = Self::plan(capacity, members)?;
+        let (plan, head) = Self::plan(capacity, members, Layout::new::<T>())?;
         let memory = Memory::heap(plan, head)?;
         #[cfg(busway_loom)]
         {
@@ -103,7 +136,7 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
         (0..members).map(|_| MpmcMember::join(&memory)).collect()
     }
 
-    fn plan(capacity: usize, members: usize) -> Result<(Plan, Head)> {
+    fn plan(capacity: usize, members: usize, element: Layout) -> Result<(Plan, Head)> {
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
         let members = match u32::try_from(members) {
             Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,
@@ -113,7 +146,7 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
         plan.add(kind::MPMC_ENDS, 0, 1, size_of::<Ends>(), align_of::<Ends>());
         plan.add(kind::MEMBERS, 0, members, size_of::<Place>(), 64);
         plan.add(kind::CELLS, 0, cells(capacity, members), size_of::<Cell<T>>(), 64);
-        Ok((plan, Head::new::<T>(kind::CELLS, capacity)?))
+        Ok((plan, Head::new(kind::CELLS, capacity, element)?))
     }
 
     /// Joins the ring, in a place of this process's own. If all are taken, first recovers those of dead members.

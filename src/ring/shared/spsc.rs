@@ -1,12 +1,14 @@
 //! The ring of one producer and one consumer, between processes.
 
 use super::ends::{Consumer, End, Producer};
-use super::{Head, Memory, checked_capacity, kind};
+use super::{Head, Memory, checked_capacity, kind, lie_as};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process};
 use crate::ring::spsc::{self, Entry};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, PeerWord};
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::alloc::Layout;
+use core::mem::offset_of;
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -62,6 +64,12 @@ impl Shape {
     }
 }
 
+impl<T> Entry<T> {
+    fn holds_all(element: Layout) -> Result<()> {
+        lie_as::<T, Self>(element, Layout::new::<AtomicU64>(), offset_of!(Self, value))
+    }
+}
+
 /// A memory file that holds a bounded ring of `T`s with one producer and one consumer, in any two processes or in one.
 ///
 /// Whoever has the file opens it; among all of them one takes the [`producer`](Self::producer) and one the
@@ -103,9 +111,28 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for a capacity or size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize) -> Result<Self> {
-        let (plan, head) = Ring::<T>::plan(capacity)?;
+        Self::make(capacity, Layout::new::<T>())
+    }
+
+    fn make(capacity: usize, element: Layout) -> Result<Self> {
+        let (plan, head) = Ring::<T>::plan(capacity, element)?;
         let (file, memory) = Memory::create(plan, head)?;
         Ok(Self { file, ring: Ring::new(memory)? })
+    }
+
+    /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
+    /// take as much as one in the ring; what it has beyond is lost.
+    #[doc(hidden)]
+    pub fn create_of(element: Layout, capacity: usize) -> Result<Self> {
+        Entry::<T>::holds_all(element)?;
+        Self::make(capacity, element)
+    }
+
+    /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
+    #[doc(hidden)]
+    pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
+        Entry::<T>::holds_all(element)?;
+        Self::receive(file, element)
     }
 
     /// Opens a file that another process made with [`create`](Self::create), for the same type.
@@ -115,7 +142,11 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        let (file, memory) = Memory::open::<T>(file, kind::ENTRIES)?;
+        Self::receive(file, Layout::new::<T>())
+    }
+
+    fn receive(file: OwnedFd, element: Layout) -> Result<Self> {
+        let (file, memory) = Memory::open(file, kind::ENTRIES, element)?;
         Ok(Self { file, ring: Ring::new(memory)? })
     }
 
@@ -140,7 +171,7 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn pair(capacity: usize) -> Result<(Producer<T>, Consumer<T>)> {
-        let (plan, head) = Ring::<T>::plan(capacity)?;
+        let (plan, head) = Ring::<T>::plan(capacity, Layout::new::<T>())?;
         let memory = Memory::heap(plan, head)?;
         #[cfg(busway_loom)]
         {
@@ -209,12 +240,12 @@ pub(super) enum Which {
 }
 
 impl<T: NoUninit + AnyBitPattern> Ring<T> {
-    fn plan(capacity: usize) -> Result<(Plan, Head)> {
+    fn plan(capacity: usize, element: Layout) -> Result<(Plan, Head)> {
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?;
         let mut plan = Memory::plan();
         plan.add(kind::SPSC_ENDS, 0, 1, size_of::<Ends>(), 128);
         plan.add(kind::ENTRIES, 0, Shape::of(capacity).entries, size_of::<Entry<T>>(), 128);
-        Ok((plan, Head::new::<T>(kind::ENTRIES, capacity)?))
+        Ok((plan, Head::new(kind::ENTRIES, capacity, element)?))
     }
 
     fn new(memory: Memory) -> Result<Self> {
