@@ -123,6 +123,26 @@
 // Wait by descriptor at once.
 #define BUSWAY_IDLE_POLL 3
 
+// It may connect and listen over TCP and UDP, to anybody, this machine's own services included.
+#define BUSWAY_CONFINE_NETWORK 1
+
+// It runs as another user: `uid`, in the group `gid` and no other. For a host that is privileged to do so.
+#define BUSWAY_CONFINE_USER 2
+
+// Goes on without what this system does not have, Landlock or the privilege to use another user; the grade says what came of it. Without
+// this, spawning fails.
+#define BUSWAY_CONFINE_BEST_EFFORT 4
+
+// Nothing that this library knows of holds it back: protection against faults, not against malice.
+#define BUSWAY_GRADE_UNCONFINED 0
+
+// Confined as far as this system can, with BUSWAY_CONFINE_BEST_EFFORT, and not enough against malice: without Landlock and another user its
+// files, and the memory of other processes of its user, are open to it.
+#define BUSWAY_GRADE_PARTLY 1
+
+// Memory, descriptors and signals of this process are out of its reach.
+#define BUSWAY_GRADE_CONFINED 2
+
 // Nobody waits for an answer.
 #define BUSWAY_EVENT 1
 
@@ -245,6 +265,53 @@ typedef struct busway_credentials {
     // Group id.
     uint32_t gid;
 } busway_credentials;
+
+// How a plugin is confined. It, and whatever it starts, may compute, use its link, and read the system's programs and libraries; it may open
+// no other file, no socket and no descriptor of its host's, touch no process but its own children, and gain no privileges. What it may
+// do besides is named here; docs/confinement.md has the whole profile. Set it up with busway_confinement_init().
+typedef struct busway_confinement {
+    // Bytes of this struct.
+    uint32_t size;
+    // BUSWAY_CONFINE_*, or 0.
+    uint32_t flags;
+    // Files that it may read and execute, and directories beneath which it may; ends with NULL. NULL: none. The program itself need not
+    // be named, nor the system's directories.
+    const char *const *read;
+    // Files with which it may do whatever its user may, and directories, but change their mode, owner, times and extended attributes; ends
+    // with NULL. NULL: none.
+    const char *const *write;
+    // Its user, with BUSWAY_CONFINE_USER.
+    uint32_t uid;
+    // Its group, with BUSWAY_CONFINE_USER.
+    uint32_t gid;
+    // Its address space in bytes; 0 is no limit.
+    uint64_t max_memory;
+    // Its open descriptors; 0 is no limit. With standard input, output and error a link takes some ten.
+    uint64_t max_files;
+    // The processes and threads of its user; 0 is no limit. Root is not limited.
+    uint64_t max_processes;
+    // Descriptors that it inherits, under their numbers; they stay the caller's. Others but standard input, output and error it does not.
+    const int32_t *inherit;
+    // How many there are.
+    uint64_t inherit_count;
+} busway_confinement;
+
+// What keeps the other process of a link from harming this one in other ways than over the link, as of when it joined. Set it up with
+// busway_grade_init().
+typedef struct busway_grade {
+    // Bytes of this struct.
+    uint32_t size;
+    // One of BUSWAY_GRADE_*.
+    uint32_t grade;
+    // Whether it runs as another user, who has no privileges: 0 or 1.
+    uint32_t other_user;
+    // Whether the profile of system calls holds it, and it can gain no privileges: 0 or 1.
+    uint32_t seccomp;
+    // The version of Landlock that holds it, 0 if none does.
+    uint32_t landlock;
+    // 0.
+    uint32_t reserved;
+} busway_grade;
 
 // Memory that will travel: write `len` bytes at `data`, make `len` smaller if less is needed, then send it without a copy. The bytes
 // are whatever was there before.
@@ -605,6 +672,24 @@ bool busway_is_spawned(void);
 busway_status busway_link_pair(const struct busway_config *config,
                                struct busway_link **host,
                                struct busway_link **plugin);
+
+// Spawns a plugin as busway_host_spawn does, confined; NULL is the profile with nothing allowed besides. It holds from the first
+// instruction of the program, for ever, and for all that it starts.
+// Threads, fork: as busway_host_spawn. Errors: as busway_host_spawn; BUSWAY_UNSUPPORTED if this system lacks what it takes, then nothing is
+// spawned; BUSWAY_IO, also for a path that is not there.
+busway_status busway_host_spawn_confined(struct busway_host *host,
+                                         const struct busway_command *command,
+                                         const struct busway_confinement *confinement,
+                                         struct busway_link **link);
+
+// What holds back the other process of a link.
+busway_status busway_link_grade(struct busway_link *link, struct busway_grade *grade);
+
+// Keeps other processes of the same user out of this one's memory and descriptors, from now on, for a host whose plugins are not confined, or
+// to have a second wall. It makes the process non-dumpable, with all that follows: no core dumps, no debugger and no profiler without
+// privileges. Signals are not kept away, nor are privileged processes. A program that this process executes begins anew.
+// Threads: any. Errors: BUSWAY_IO.
+busway_status busway_hide_memory(void);
 
 // Loans memory for a payload of `len` bytes. Waits for a free slot until `deadline`; BUSWAY_NOW does not wait.
 // Threads: any. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_TOO_LARGE; BUSWAY_FULL or BUSWAY_TIMEOUT; how the link ended;
@@ -1075,6 +1160,28 @@ busway_status busway_process_wait(struct busway_process *process,
 // As busway_process_wait, for who does not want to know.
 busway_status busway_process_free(struct busway_process *process);
 
+// Makes a pool that other processes of this user open by name, without a socket. The name has from 1 to 64 characters of A-Z, a-z, 0-9,
+// `_`, `.` and `-`, and does not begin with a dot; it is free again once the pool is freed, or this process is dead. It never blocks on
+// another process. Two files in /dev/shm have the name. busway_pool_spawn and busway_pool_listen answer BUSWAY_UNSUPPORTED.
+//
+// The size of the memory is not sealed: other processes of this user can cut it short, and a member that touches it then gets a SIGBUS.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_INVALID_NAME, with BUSWAY_JOIN_TAKEN if a host that lives has the name, with
+// BUSWAY_JOIN_IDENTITY if a file in /dev/shm that would be the pool's is not of this user alone, with BUSWAY_JOIN_GEOMETRY; BUSWAY_IO;
+// BUSWAY_INVALID.
+busway_status busway_pool_create_named(const char *name,
+                                       const struct busway_pool_config *config,
+                                       struct busway_pool **pool);
+
+// Joins the pool of this name that another process of this user made, or this one; of the configuration, which may be NULL, it is what a
+// waiting thread does. It never blocks on another process. Free the pool before exec: the host does not take a process that lives on for
+// gone.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_NO_HOST if there is none, or it has died, or is not ready yet, with
+// BUSWAY_JOIN_INVALID_NAME, with BUSWAY_JOIN_IDENTITY for a host in another pid or time namespace or files that are not of this user alone,
+// with BUSWAY_JOIN_TAKEN if there are as many members as there may be; BUSWAY_VERSION_MISMATCH; BUSWAY_CLOSED; BUSWAY_IO.
+busway_status busway_pool_open_named(const char *name,
+                                     const struct busway_config *config,
+                                     struct busway_pool **pool);
+
 // Makes a set without links.
 // Threads: any. Errors: BUSWAY_IO.
 busway_status busway_set_new(struct busway_set **set);
@@ -1291,6 +1398,8 @@ BUSWAY_INIT_(busway_pool_config)
 BUSWAY_INIT_(busway_command)
 BUSWAY_INIT_(busway_error)
 BUSWAY_INIT_(busway_stats)
+BUSWAY_INIT_(busway_confinement)
+BUSWAY_INIT_(busway_grade)
 
 #undef BUSWAY_INIT_
 

@@ -23,6 +23,8 @@ pub mod options;
 
 pub mod host;
 
+pub mod confine;
+
 pub mod link;
 
 pub mod message;
@@ -32,6 +34,8 @@ pub mod request;
 pub mod many;
 
 pub mod pool;
+
+pub mod named;
 
 pub mod set;
 

@@ -25,6 +25,10 @@ unsafe impl Sized32 for busway_command {}
 unsafe impl Sized32 for busway_pool_config {}
 // SAFETY: as above.
 unsafe impl Sized32 for crate::link::busway_stats {}
+// SAFETY: as above.
+unsafe impl Sized32 for crate::confine::busway_confinement {}
+// SAFETY: as above.
+unsafe impl Sized32 for crate::confine::busway_grade {}
 
 const NO_STRUCT: Failure = Failure::Invalid("a struct's address is not aligned, or its size is not set");
 
@@ -329,7 +333,9 @@ impl busway_command {
 ///
 /// # Safety
 /// It is one, of C strings, and stays as it is for as long as the result is used.
-unsafe fn texts<'a>(first: *const *const c_char) -> impl Iterator<Item = Result<&'a std::ffi::OsStr, Failure>> {
+pub(crate) unsafe fn texts<'a>(
+    first: *const *const c_char,
+) -> impl Iterator<Item = Result<&'a std::ffi::OsStr, Failure>> {
     let mut at = first;
     core::iter::from_fn(move || {
         // SAFETY: by this function's contract: not beyond the NULL at the end.

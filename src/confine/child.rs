@@ -10,7 +10,7 @@ use rustix::thread::{
     set_thread_res_gid, set_thread_res_uid,
 };
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -32,8 +32,9 @@ impl Confine {
     /// Each step leaves the next ones possible: what takes privileges comes first, what forbids system calls last.
     fn confine(&mut self) -> io::Result<()> {
         close_on_exec()?;
-        for fd in &self.confinement.inherited {
-            fcntl_setfd(fd.as_fd(), FdFlags::empty())?;
+        for (fd, _) in &self.confinement.inherited {
+            // SAFETY: an error, if it is not open.
+            fcntl_setfd(unsafe { BorrowedFd::borrow_raw(*fd) }, FdFlags::empty())?;
         }
         // No core dump. With 0 one into a pipe would be made, with 1 none is.
         limit(Resource::Core, 1)?;

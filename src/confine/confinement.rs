@@ -6,7 +6,7 @@ use super::{Grade, child};
 use crate::error::{Error, Result};
 use rustix::process::Resource;
 use rustix::thread::CapabilitySet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -36,7 +36,8 @@ pub struct Confinement {
     pub(super) network: bool,
     pub(super) user: Option<(u32, u32)>,
     pub(super) limits: Vec<(Resource, u64)>,
-    pub(super) inherited: Vec<Arc<OwnedFd>>,
+    /// Numbers, and what keeps them open.
+    pub(super) inherited: Vec<(RawFd, Option<Arc<OwnedFd>>)>,
     best_effort: bool,
 }
 
@@ -109,7 +110,15 @@ impl Confinement {
     /// Lets it inherit a descriptor, under its number. Others besides standard input, output and error it does not, though they be
     /// open across `exec`.
     pub fn inherit(mut self, fd: impl Into<OwnedFd>) -> Self {
-        self.inherited.push(Arc::new(fd.into()));
+        let fd = fd.into();
+        self.inherited.push((fd.as_raw_fd(), Some(Arc::new(fd))));
+        self
+    }
+
+    /// As [`inherit`](Self::inherit), of a descriptor that stays the caller's, who keeps it open until the plugin was spawned.
+    #[doc(hidden)]
+    pub fn inherit_number(mut self, fd: RawFd) -> Self {
+        self.inherited.push((fd, None));
         self
     }
 

@@ -293,6 +293,8 @@ static int member(const char *role, const char *socket)
     busway_message reply = {0};
     if (strcmp(role, "connects") == 0) {
         OK(busway_pool_connect(socket, NULL, &pool));
+    } else if (strcmp(role, "by name") == 0) {
+        OK(busway_pool_open_named(socket, NULL, &pool));
     } else {
         OK(busway_pool_attach(NULL, &pool));
     }
@@ -309,6 +311,64 @@ static int member(const char *role, const char *socket)
     GIVES(BUSWAY_CLOSED, serve(pool));
     OK(busway_pool_free(pool));
     return 4;
+}
+
+// Members that come by name, from this process and from another.
+static void named(void)
+{
+    busway_pool_config config = config_of(), wrong = config_of();
+    busway_command command = busway_command_init();
+    busway_pool *pool, *member;
+    busway_queue queue = {0};
+    busway_message reply = {0};
+    char name[64];
+    int status;
+    static const char *const invalid[] = {"", ".hidden", "a/b", "\xff", "a b"};
+    snprintf(name, sizeof name, "busway-c-%d", (int)getpid());
+    for (size_t i = 0; i < sizeof invalid / sizeof *invalid; i++) {
+        GIVES(BUSWAY_JOIN_FAILED, busway_pool_create_named(invalid[i], &config, &pool));
+        CHECK(last_error().reason == BUSWAY_JOIN_INVALID_NAME);
+        GIVES(BUSWAY_JOIN_FAILED, busway_pool_open_named(invalid[i], NULL, &pool));
+        CHECK(last_error().reason == BUSWAY_JOIN_INVALID_NAME);
+    }
+    GIVES(BUSWAY_INVALID, busway_pool_create_named(NULL, &config, &pool));
+    GIVES(BUSWAY_INVALID, busway_pool_create_named(name, &config, NULL));
+    GIVES(BUSWAY_INVALID, busway_pool_open_named(NULL, NULL, &pool));
+    GIVES(BUSWAY_INVALID, busway_pool_open_named(name, NULL, NULL));
+    wrong.queue_count = 0;
+    GIVES(BUSWAY_JOIN_FAILED, busway_pool_create_named(name, &wrong, &pool));
+    CHECK(last_error().reason == BUSWAY_JOIN_GEOMETRY);
+    GIVES(BUSWAY_JOIN_FAILED, busway_pool_open_named(name, NULL, &pool));
+    CHECK(last_error().reason == BUSWAY_JOIN_NO_HOST);
+
+    OK(busway_pool_create_named(name, &config, &pool));
+    GIVES(BUSWAY_JOIN_FAILED, busway_pool_create_named(name, &config, &member));
+    CHECK(last_error().reason == BUSWAY_JOIN_TAKEN);
+    command.program = self;
+    GIVES(BUSWAY_UNSUPPORTED, busway_pool_spawn(pool, &command, &(busway_process *){NULL}));
+    GIVES(BUSWAY_UNSUPPORTED, busway_pool_listen(pool, "/tmp/busway-c-none", &(busway_listener *){NULL}));
+    OK(busway_pool_open_named(name, NULL, &member));
+    OK(busway_pool_wait_members(pool, 1, SECONDS(60)));
+    OK(busway_pool_free(member));
+    OK(busway_pool_wait_members(pool, 0, SECONDS(60)));
+
+    pid_t child = fork();
+    if (child == 0) {
+        const char *arguments[] = {"member", "by name", name, NULL};
+        execv(self, (char *const *)(uintptr_t)arguments);
+        _exit(98);
+    }
+    OK(busway_pool_queue(pool, "bulk", &queue));
+    OK(busway_queue_call(&queue, ECHO, "by name", 7, SECONDS(60), &reply));
+    CHECK(IS(reply, "by name"));
+    OK(busway_message_release(&reply));
+    OK(busway_pool_close(pool, SECONDS(60)));
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 4);
+    GIVES(BUSWAY_CLOSED, busway_pool_open_named(name, NULL, &member));
+    OK(busway_pool_free(pool));
+    GIVES(BUSWAY_JOIN_FAILED, busway_pool_open_named(name, NULL, &pool));
+    CHECK(last_error().reason == BUSWAY_JOIN_NO_HOST);
 }
 
 // Three plugins that call their host, which serves all of them on one thread.
@@ -401,6 +461,7 @@ int main(int argc, char **argv)
         return 0;
     self = strchr(argv[0], '/') ? argv[0] : "/proc/self/exe";
     members();
+    named();
     sets();
     return 0;
 }
