@@ -162,3 +162,29 @@ pub extern "C" fn busway_version() -> u32 {
 pub extern "C" fn busway_deadline_after(ns: u64) -> u64 {
     to_ns(Deadline::after(Duration::from_nanos(ns)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Panics once more when it is dropped.
+    struct Again;
+
+    impl Drop for Again {
+        fn drop(&mut self) {
+            panic!("again");
+        }
+    }
+
+    #[test]
+    fn a_panic_ends_as_a_status() {
+        std::panic::set_hook(Box::new(|_| {}));
+        assert_eq!(guard(|| panic!("a fault")), error::BUSWAY_PANIC);
+        assert_eq!(guard(|| std::panic::panic_any(Again)), error::BUSWAY_PANIC);
+        let _ = std::panic::take_hook();
+        // SAFETY: a C string, which stays until the next failure on this thread.
+        let text = unsafe { CStr::from_ptr(error::busway_error_text()) };
+        assert!(text.to_string_lossy().contains("fault inside the library"));
+        assert_eq!(guard(|| Ok(())), error::BUSWAY_OK);
+    }
+}

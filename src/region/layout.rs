@@ -14,6 +14,7 @@
 
 use crate::error::JoinError;
 use bytemuck::{Pod, Zeroable};
+use core::alloc::Layout;
 
 /// The magic number a region begins with.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"busway\0\x01");
@@ -190,10 +191,15 @@ impl Table {
     /// # Errors
     /// [`JoinError::Geometry`] if there is none or it does not fit.
     pub fn find<T>(&self, kind: u32, id: u32) -> Result<Section, JoinError> {
+        self.find_of(Layout::new::<T>(), kind, id)
+    }
+
+    /// As [`find`](Self::find), where the layout of the elements is known, and their type need not be.
+    pub fn find_of(&self, element: Layout, kind: u32, id: u32) -> Result<Section, JoinError> {
         let mut found = self.sections.iter().filter(|s| (s.kind, s.id) == (kind, id));
         match (found.next(), found.next()) {
             (Some(s), None) if s.version != 1 => Err(JoinError::Geometry { what: "a section is of another version" }),
-            (Some(s), None) if s.stride as usize == size_of::<T>() && align_of::<T>() <= 64 => Ok(*s),
+            (Some(s), None) if s.stride as usize == element.size() && element.align() <= 64 => Ok(*s),
             (Some(_), None) => Err(JoinError::Geometry { what: "a section has elements of another size" }),
             _ => Err(JoinError::Geometry { what: "a section is missing or doubled" }),
         }

@@ -1,6 +1,6 @@
 // Rings: in one process, between two in C, and what they refuse.
 
-#include "check.h"
+#include "layout.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -243,22 +243,6 @@ static void what_is_refused(void)
     OK(busway_spsc_free(spsc));
 }
 
-// Where the section of this kind begins, as docs/layout.md has it.
-static uint64_t section(const uint8_t *page, uint32_t kind)
-{
-    enum { COUNT_AT = 12, TABLE_AT = 64, ROW = 32, OFFSET_IN_ROW = 16 };
-    uint32_t count, of;
-    uint64_t offset = 0;
-    memcpy(&count, page + COUNT_AT, 4);
-    for (uint32_t i = 0; i < count && offset == 0; i++) {
-        memcpy(&of, page + TABLE_AT + i * ROW, 4);
-        if (of == kind)
-            memcpy(&offset, page + TABLE_AT + i * ROW + OFFSET_IN_ROW, 8);
-    }
-    CHECK(offset != 0);
-    return offset;
-}
-
 // The producer finds out that the consumer's position cannot be.
 static void a_liar(void)
 {
@@ -276,7 +260,7 @@ static void a_liar(void)
     uint8_t *file = mmap(NULL, (size_t)len, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     CHECK(file != MAP_FAILED);
     OK(busway_producer_push(&producer, &value));
-    file[section(file, SPSC_ENDS)] = 77;
+    file[section_of(file, SPSC_ENDS)] = 77;
     GIVES(BUSWAY_POISONED, busway_producer_push_many(&producer, (uint64_t[8]){0}, 8, &n));
     CHECK(last_error().reason == BUSWAY_VIOLATION_POSITION && n == 0);
     CHECK(munmap(file, (size_t)len) == 0);

@@ -9,13 +9,13 @@ use bytemuck::{AnyBitPattern, NoUninit};
 
 /// The claim on an end, which says so when it is dropped.
 #[derive(Debug)]
-pub(super) struct End<T> {
-    pub ring: Ring<T>,
+pub(super) struct End {
+    pub ring: Ring,
     pub guard: ForkGuard,
     pub which: Which,
 }
 
-impl<T> End<T> {
+impl End {
     #[inline(always)]
     fn check(&self) -> Result<()> {
         if self.guard.forked() { Err(Error::Forked) } else { Ok(()) }
@@ -35,7 +35,7 @@ impl<T> End<T> {
     }
 }
 
-impl<T> Drop for End<T> {
+impl Drop for End {
     fn drop(&mut self) {
         // In a forked child nothing is mapped here, and the end is the parent's.
         if !self.guard.forked() {
@@ -52,7 +52,7 @@ impl<T> Drop for End<T> {
 #[derive(Debug)]
 pub struct Producer<T> {
     pub(super) core: spsc::Producer<T>,
-    pub(super) end: End<T>,
+    pub(super) end: End,
 }
 
 impl<T: NoUninit + AnyBitPattern> Producer<T> {
@@ -142,7 +142,7 @@ pub struct Consumer<T> {
     pub(super) core: spsc::Consumer<T>,
     /// The position that the producer can see.
     pub(super) published: u32,
-    pub(super) end: End<T>,
+    pub(super) end: End,
 }
 
 impl<T: NoUninit + AnyBitPattern> Consumer<T> {

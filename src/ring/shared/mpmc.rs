@@ -1,9 +1,9 @@
 //! The ring of many producers and consumers, between processes.
 
 use super::place::Place;
-use super::{Head, Memory, checked_capacity, kind, lie_as};
+use super::{Head, Lies, Memory, check_lies, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
-use crate::region::{Array, Memfd, Plan, Process};
+use crate::region::{Array, Memfd, Plan, Process, Section};
 use crate::ring::mpmc::{Cell, Ends, Full, TypedRing};
 use crate::slots::owned::MAX_PARTICIPANT;
 use crate::sync::{ForkGuard, prefetch_write};
@@ -19,11 +19,16 @@ const MAX_CAPACITY: u32 = 1 << 15;
 const AHEAD: u64 = 4;
 
 impl<T> Cell<T> {
-    fn holds_all(element: Layout) -> Result<()> {
-        let head = Layout::new::<Cell<[u8; 0]>>().align();
-        let head = Layout::from_size_align(offset_of!(Cell<[u8; 0]>, value), head).expect("a layout");
-        lie_as::<T, Self>(element, head, offset_of!(Self, value))
-    }
+    const LIES: Lies = Lies { at: offset_of!(Self, value), size: size_of::<T>(), within: Layout::new::<Self>() };
+}
+
+/// What is in a cell before an element of no size and no alignment.
+const BEFORE: usize = Cell::<()>::LIES.at;
+
+/// Whether cells of this layout of elements are those.
+fn check_cells(element: Layout, cells: Lies) -> Result<()> {
+    let head = Layout::from_size_align(BEFORE, align_of::<Cell<()>>());
+    check_lies(element, head.map_err(|_| JoinError::Geometry { what: "no layout" })?, cells)
 }
 
 /// A memory file that holds a bounded ring of `T`s with any number of producers and consumers, in any processes.
@@ -69,28 +74,25 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for numbers or a size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize, members: usize) -> Result<Self> {
-        Self::make(capacity, members, Layout::new::<T>())
-    }
-
-    fn make(capacity: usize, members: usize, element: Layout) -> Result<Self> {
-        let (plan, head) = Self::plan(capacity, members, element)?;
-        let (file, memory) = Memory::create(plan, head)?;
-        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
+        Self::create_of(Layout::new::<T>(), capacity, members)
     }
 
     /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
     /// take as much as one in the ring; what it has beyond is lost.
     #[doc(hidden)]
     pub fn create_of(element: Layout, capacity: usize, members: usize) -> Result<Self> {
-        Cell::<T>::holds_all(element)?;
-        Self::make(capacity, members, element)
+        let (plan, head) = plan(element, capacity, members, Cell::<T>::LIES)?;
+        let (file, memory) = Memory::create(plan, head)?;
+        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
     }
 
     /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
     #[doc(hidden)]
     pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
-        Cell::<T>::holds_all(element)?;
-        Self::receive(file, element)
+        check_cells(element, Cell::<T>::LIES)?;
+        let (file, memory) = Memory::open(file, kind::CELLS, element)?;
+        View::of(&memory, Cell::<T>::LIES)?;
+        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
     }
 
     /// Opens a file that another process made with [`create`](Self::create), for the same type.
@@ -100,13 +102,7 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        Self::receive(file, Layout::new::<T>())
-    }
-
-    fn receive(file: OwnedFd, element: Layout) -> Result<Self> {
-        let (file, memory) = Memory::open(file, kind::CELLS, element)?;
-        View::<T>::of(&memory)?;
-        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
+        Self::open_of(Layout::new::<T>(), file)
     }
 
     /// All members of a ring in memory of this process alone: for tests, under Miri and [loom](https://docs.rs/loom)
@@ -124,7 +120,7 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn group(capacity: usize, members: usize) -> Result<Vec<MpmcMember<T>>> {
-        let (plan, head) = Self::plan(capacity, members, Layout::new::<T>())?;
+        let (plan, head) = plan(Layout::new::<T>(), capacity, members, Cell::<T>::LIES)?;
         let memory = Memory::heap(plan, head)?;
         #[cfg(busway_loom)]
         {
@@ -134,19 +130,6 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
         }
         let memory = Arc::new(memory);
         (0..members).map(|_| MpmcMember::join(&memory)).collect()
-    }
-
-    fn plan(capacity: usize, members: usize, element: Layout) -> Result<(Plan, Head)> {
-        let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
-        let members = match u32::try_from(members) {
-            Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,
-            _ => return Err(JoinError::Geometry { what: "no or too many members" }.into()),
-        };
-        let mut plan = Memory::plan();
-        plan.add(kind::MPMC_ENDS, 0, 1, size_of::<Ends>(), align_of::<Ends>());
-        plan.add(kind::MEMBERS, 0, members, size_of::<Place>(), 64);
-        plan.add(kind::CELLS, 0, cells(capacity, members), size_of::<Cell<T>>(), 64);
-        Ok((plan, Head::new(kind::CELLS, capacity, element)?))
     }
 
     /// Joins the ring, in a place of this process's own. If all are taken, first recovers those of dead members.
@@ -161,6 +144,20 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     pub fn capacity(&self) -> usize {
         self.memory.head.capacity as usize
     }
+}
+
+fn plan(element: Layout, capacity: usize, members: usize, of: Lies) -> Result<(Plan, Head)> {
+    check_cells(element, of)?;
+    let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
+    let members = match u32::try_from(members) {
+        Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,
+        _ => return Err(JoinError::Geometry { what: "no or too many members" }.into()),
+    };
+    let mut plan = Memory::plan();
+    plan.add(kind::MPMC_ENDS, 0, 1, size_of::<Ends>(), align_of::<Ends>());
+    plan.add(kind::MEMBERS, 0, members, size_of::<Place>(), 64);
+    plan.add(kind::CELLS, 0, cells(capacity, members), of.within.size(), 64);
+    Ok((plan, Head::new(kind::CELLS, capacity, element)?))
 }
 
 /// One for each element, and for each thread that is killed or stopped in the midst of a push or pop: four of each
@@ -183,38 +180,50 @@ impl<T> From<Mpmc<T>> for OwnedFd {
 
 /// What lies in the memory.
 #[derive(Debug)]
-struct View<T> {
+struct View {
     ends: Array<Ends>,
     places: Array<Place>,
-    cells: Array<Cell<T>>,
+    cells: Section,
 }
 
-impl<T: NoUninit + AnyBitPattern> View<T> {
-    fn of(memory: &Memory) -> Result<Self> {
+impl View {
+    fn of(memory: &Memory, of: Lies) -> Result<Self> {
         let capacity = checked_capacity(memory.head.capacity as usize, MAX_CAPACITY)?;
         let places = memory.array::<Place>(kind::MEMBERS, None)?;
         if !capacity.is_power_of_two() || !(1..=MAX_PARTICIPANT.into()).contains(&places.count()) {
             return Err(JoinError::Geometry { what: "a section has the wrong count" }.into());
         }
-        let cells = memory.array(kind::CELLS, Some(cells(capacity, places.count())))?;
+        let cells = memory.section(of.within, kind::CELLS, Some(cells(capacity, places.count())))?;
         Ok(Self { ends: memory.array(kind::MPMC_ENDS, Some(1))?, places, cells })
     }
 
     /// The ring, as member `number` sees it.
     ///
     /// # Safety
-    /// The memory outlives it. The member has place `number`, or the ring is used to recover others alone.
-    unsafe fn ring(&self, memory: &Memory, number: u32) -> TypedRing<T> {
+    /// The view is one of cells of `T`s in this memory, which outlives the ring. The member has place `number`, or the ring is used
+    /// to recover others alone.
+    unsafe fn ring<T: NoUninit + AnyBitPattern>(&self, memory: &Memory, number: u32) -> TypedRing<T> {
         // SAFETY: counts checked in `of`; a place is given away only after what its last member left was recovered.
-        unsafe { TypedRing::new(self.cells, memory.head.capacity, self.ends, number as u16) }
+        unsafe { TypedRing::new(memory.elements(self.cells), memory.head.capacity, self.ends, number as u16) }
     }
 
-    /// Gives back what dead members had in hand.
-    fn recover_dead(&self, ring: &TypedRing<T>, own: Process) -> Recovered {
+    /// Takes a free place. If there is none, first has those of dead members recovered.
+    fn join(&self, own: Process, recover: impl FnOnce()) -> Result<u32> {
+        let join = || (1..=self.places.count()).find(|number| self.places.at(number - 1).join(own));
+        let again = || {
+            recover();
+            join()
+        };
+        let what = "there are as many members as there may be, and none is dead";
+        Ok(join().or_else(again).ok_or(JoinError::Taken { what })?)
+    }
+
+    /// Gives back what dead members had in hand, each by `recover`, which answers how many elements that was.
+    fn recover_dead(&self, own: Process, recover: &dyn Fn(u16) -> u32) -> Recovered {
         let mut recovered = Recovered::default();
         for number in 1..=self.places.count() {
             let place = self.places.at(number - 1);
-            if let Some(freed) = place.recover(own, Process::is_dead, || ring.recover(number as u16)) {
+            if let Some(freed) = place.recover(own, Process::is_dead, || recover(number as u16)) {
                 recovered.members += 1;
                 recovered.elements += freed;
             }
@@ -242,7 +251,7 @@ pub struct Recovered {
 pub struct MpmcMember<T> {
     ring: TypedRing<T>,
     guard: ForkGuard,
-    view: View<T>,
+    view: View,
     number: u32,
     own: Process,
     _memory: Arc<Memory>,
@@ -253,15 +262,12 @@ impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
         if memory.region.forked() {
             return Err(Error::Forked);
         }
-        let (own, view) = (Process::own()?, View::<T>::of(memory)?);
-        let join = || (1..=view.places.count()).find(|number| view.places.at(number - 1).join(own));
-        let recover = || {
+        let (own, view) = (Process::own()?, View::of(memory, Cell::<T>::LIES)?);
+        let number = view.join(own, || {
             // SAFETY: `memory` outlives it; it recovers others alone.
-            view.recover_dead(&unsafe { view.ring(memory, 1) }, own);
-            join()
-        };
-        let what = "there are as many members as there may be, and none is dead";
-        let number = join().or_else(recover).ok_or(JoinError::Taken { what })?;
+            let ring = unsafe { view.ring::<T>(memory, 1) };
+            view.recover_dead(own, &|dead| ring.recover(dead));
+        })?;
         // SAFETY: the member keeps the memory, and has the place.
         let ring = unsafe { view.ring(memory, number) };
         Ok(Self { ring, guard: memory.region.guard(), view, number, own, _memory: memory.clone() })
@@ -328,7 +334,7 @@ impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
     /// [`Error::Forked`].
     pub fn recover_dead(&self) -> Result<Recovered> {
         self.check()?;
-        Ok(self.view.recover_dead(&self.ring, self.own))
+        Ok(self.view.recover_dead(self.own, &|dead| self.ring.recover(dead)))
     }
 }
 

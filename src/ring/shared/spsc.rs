@@ -1,13 +1,14 @@
 //! The ring of one producer and one consumer, between processes.
 
 use super::ends::{Consumer, End, Producer};
-use super::{Head, Memory, checked_capacity, kind, lie_as};
+use super::{Head, Lies, Memory, check_lies, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
-use crate::region::{Array, Memfd, Plan, Process};
+use crate::region::{Array, Memfd, Plan, Process, Section};
 use crate::ring::spsc::{self, Entry};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, PeerWord};
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::alloc::Layout;
+use core::marker::PhantomData;
 use core::mem::offset_of;
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,9 +66,7 @@ impl Shape {
 }
 
 impl<T> Entry<T> {
-    fn holds_all(element: Layout) -> Result<()> {
-        lie_as::<T, Self>(element, Layout::new::<AtomicU64>(), offset_of!(Self, value))
-    }
+    const LIES: Lies = Lies { at: offset_of!(Self, value), size: size_of::<T>(), within: Layout::new::<Self>() };
 }
 
 /// A memory file that holds a bounded ring of `T`s with one producer and one consumer, in any two processes or in one.
@@ -101,7 +100,8 @@ impl<T> Entry<T> {
 #[derive(Debug)]
 pub struct Spsc<T> {
     file: Memfd,
-    ring: Ring<T>,
+    ring: Ring,
+    _elements: PhantomData<fn() -> T>,
 }
 
 impl<T: NoUninit + AnyBitPattern> Spsc<T> {
@@ -111,28 +111,22 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for a capacity or size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize) -> Result<Self> {
-        Self::make(capacity, Layout::new::<T>())
-    }
-
-    fn make(capacity: usize, element: Layout) -> Result<Self> {
-        let (plan, head) = Ring::<T>::plan(capacity, element)?;
-        let (file, memory) = Memory::create(plan, head)?;
-        Ok(Self { file, ring: Ring::new(memory)? })
+        Self::create_of(Layout::new::<T>(), capacity)
     }
 
     /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
     /// take as much as one in the ring; what it has beyond is lost.
     #[doc(hidden)]
     pub fn create_of(element: Layout, capacity: usize) -> Result<Self> {
-        Entry::<T>::holds_all(element)?;
-        Self::make(capacity, element)
+        let (file, ring) = Ring::create(element, capacity, Entry::<T>::LIES)?;
+        Ok(Self { file, ring, _elements: PhantomData })
     }
 
     /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
     #[doc(hidden)]
     pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
-        Entry::<T>::holds_all(element)?;
-        Self::receive(file, element)
+        let (file, ring) = Ring::open(element, file, Entry::<T>::LIES)?;
+        Ok(Self { file, ring, _elements: PhantomData })
     }
 
     /// Opens a file that another process made with [`create`](Self::create), for the same type.
@@ -142,12 +136,7 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        Self::receive(file, Layout::new::<T>())
-    }
-
-    fn receive(file: OwnedFd, element: Layout) -> Result<Self> {
-        let (file, memory) = Memory::open(file, kind::ENTRIES, element)?;
-        Ok(Self { file, ring: Ring::new(memory)? })
+        Self::open_of(Layout::new::<T>(), file)
     }
 
     /// Both ends of a ring in memory of this process alone: for tests, under Miri and [loom](https://docs.rs/loom) too.
@@ -171,7 +160,7 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn pair(capacity: usize) -> Result<(Producer<T>, Consumer<T>)> {
-        let (plan, head) = Ring::<T>::plan(capacity, Layout::new::<T>())?;
+        let (plan, head) = Ring::plan(Layout::new::<T>(), capacity, Entry::<T>::LIES)?;
         let memory = Memory::heap(plan, head)?;
         #[cfg(busway_loom)]
         {
@@ -179,8 +168,9 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
             memory.init(kind::SPSC_ENDS, |_| Ends::new())?;
             memory.init(kind::ENTRIES, |index| Entry::new(index, entries, 0, T::zeroed()))?;
         }
-        let ring = Ring::new(memory)?;
-        Ok((ring.producer()?, ring.consumer()?))
+        let ring = Ring::new(memory, Entry::<T>::LIES)?;
+        // SAFETY: made for them just now.
+        unsafe { Ok((ring.producer()?, ring.consumer()?)) }
     }
 
     /// Takes the one producer of the ring.
@@ -188,7 +178,8 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Errors
     /// [`JoinError::Taken`] if a process ever took it, [`Error::Forked`], [`Error::Io`].
     pub fn producer(&self) -> Result<Producer<T>> {
-        self.ring.producer()
+        // SAFETY: made for them.
+        unsafe { self.ring.producer() }
     }
 
     /// Takes the one consumer of the ring.
@@ -196,7 +187,8 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Errors
     /// As [`producer`](Self::producer).
     pub fn consumer(&self) -> Result<Consumer<T>> {
-        self.ring.consumer()
+        // SAFETY: as above.
+        unsafe { self.ring.consumer() }
     }
 
     /// How many elements fit at least.
@@ -217,20 +209,13 @@ impl<T> From<Spsc<T>> for OwnedFd {
     }
 }
 
-/// The mapped ring, whoever has it.
-#[derive(Debug)]
-pub(super) struct Ring<T> {
+/// The mapped ring, whoever has it and whatever its elements are.
+#[derive(Clone, Debug)]
+pub(super) struct Ring {
     pub memory: Arc<Memory>,
     pub ends: Array<Ends>,
-    entries: Array<Entry<T>>,
+    entries: Section,
     pub shape: Shape,
-}
-
-impl<T> Clone for Ring<T> {
-    fn clone(&self) -> Self {
-        let Self { ref memory, ends, entries, shape } = *self;
-        Self { memory: memory.clone(), ends, entries, shape }
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -239,23 +224,36 @@ pub(super) enum Which {
     Consumer,
 }
 
-impl<T: NoUninit + AnyBitPattern> Ring<T> {
-    fn plan(capacity: usize, element: Layout) -> Result<(Plan, Head)> {
+impl Ring {
+    fn create(element: Layout, capacity: usize, entries: Lies) -> Result<(Memfd, Self)> {
+        let (plan, head) = Self::plan(element, capacity, entries)?;
+        let (file, memory) = Memory::create(plan, head)?;
+        Ok((file, Self::new(memory, entries)?))
+    }
+
+    fn open(element: Layout, file: OwnedFd, entries: Lies) -> Result<(Memfd, Self)> {
+        check_lies(element, Layout::new::<AtomicU64>(), entries)?;
+        let (file, memory) = Memory::open(file, kind::ENTRIES, element)?;
+        Ok((file, Self::new(memory, entries)?))
+    }
+
+    fn plan(element: Layout, capacity: usize, entries: Lies) -> Result<(Plan, Head)> {
+        check_lies(element, Layout::new::<AtomicU64>(), entries)?;
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?;
         let mut plan = Memory::plan();
         plan.add(kind::SPSC_ENDS, 0, 1, size_of::<Ends>(), 128);
-        plan.add(kind::ENTRIES, 0, Shape::of(capacity).entries, size_of::<Entry<T>>(), 128);
+        plan.add(kind::ENTRIES, 0, Shape::of(capacity).entries, entries.within.size(), 128);
         Ok((plan, Head::new(kind::ENTRIES, capacity, element)?))
     }
 
-    fn new(memory: Memory) -> Result<Self> {
+    fn new(memory: Memory, entries: Lies) -> Result<Self> {
         let shape = Shape::of(checked_capacity(memory.head.capacity as usize, MAX_CAPACITY)?);
-        let (ends, entries) =
-            (memory.array(kind::SPSC_ENDS, Some(1))?, memory.array(kind::ENTRIES, Some(shape.entries))?);
+        let ends = memory.array(kind::SPSC_ENDS, Some(1))?;
+        let entries = memory.section(entries.within, kind::ENTRIES, Some(shape.entries))?;
         Ok(Self { memory: Arc::new(memory), ends, entries, shape })
     }
 
-    fn claim(&self, which: Which) -> Result<End<T>> {
+    fn claim(&self, which: Which) -> Result<End> {
         if self.memory.region.forked() {
             return Err(Error::Forked);
         }
@@ -271,19 +269,27 @@ impl<T: NoUninit + AnyBitPattern> Ring<T> {
         Ok(End { ring: self.clone(), guard: self.memory.region.guard(), which })
     }
 
-    fn producer(&self) -> Result<Producer<T>> {
+    /// # Safety
+    /// It was made for the entries of `T`s.
+    unsafe fn producer<T: NoUninit + AnyBitPattern>(&self) -> Result<Producer<T>> {
         let end = self.claim(Which::Producer)?;
         let pos = NonNull::from(PeerWord::of(&self.ends.pos));
         // SAFETY: `end` keeps the memory, and has the claim, so that this is the only producer; `Shape` makes a power
         // of two.
-        let core = unsafe { spsc::Producer::new(self.entries.base(), pos, self.shape.entries, 0) };
+        let core = unsafe {
+            spsc::Producer::new(self.memory.elements::<Entry<T>>(self.entries).base(), pos, self.shape.entries, 0)
+        };
         Ok(Producer { core, end })
     }
 
-    fn consumer(&self) -> Result<Consumer<T>> {
+    /// # Safety
+    /// As of [`producer`](Self::producer).
+    unsafe fn consumer<T: NoUninit + AnyBitPattern>(&self) -> Result<Consumer<T>> {
         let end = self.claim(Which::Consumer)?;
         // SAFETY: as above.
-        let core = unsafe { spsc::Consumer::new(self.entries.base(), self.shape.entries, 0) };
+        let core = unsafe {
+            spsc::Consumer::new(self.memory.elements::<Entry<T>>(self.entries).base(), self.shape.entries, 0)
+        };
         Ok(Consumer { core, published: 0, end })
     }
 }
