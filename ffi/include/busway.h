@@ -146,8 +146,8 @@
 // Nobody waits for an answer.
 #define BUSWAY_EVENT 1
 
-// The largest element, in bytes.
-#define BUSWAY_RING_MAX_ELEMENT 256
+// The largest element, in bytes. What is larger goes better as the payload of a link or a pool.
+#define BUSWAY_RING_MAX_ELEMENT 128
 
 // A process that has said hello and waits to be admitted or refused.
 typedef struct busway_guest busway_guest;

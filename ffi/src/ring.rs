@@ -11,8 +11,8 @@ use busway::Error;
 use core::ffi::c_void;
 use std::os::fd::AsRawFd;
 
-/// The largest element, in bytes.
-pub const BUSWAY_RING_MAX_ELEMENT: usize = 256;
+/// The largest element, in bytes. What is larger goes better as the payload of a link or a pool.
+pub const BUSWAY_RING_MAX_ELEMENT: usize = 128;
 
 /// A ring of plain values with one producer and one consumer, in any two processes or in one: a memory file. Whoever has the file
 /// opens it; among all of them one takes the producer, and one the consumer. All processes of a ring trust each other.

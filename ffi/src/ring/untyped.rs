@@ -239,8 +239,8 @@ macro_rules! words {
     } };
 }
 
-words!(spsc: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
-words!(mpmc: 2 6 10 14 18 22 26 30 32);
+words!(spsc: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+words!(mpmc: 2 6 10 14 16);
 
 /// Where a ring comes from.
 pub(super) enum Origin {
@@ -267,7 +267,7 @@ pub(super) fn element(size: usize, align: usize) -> Result<Layout, Failure> {
     let element = Layout::from_size_align(size, align).ok().filter(|_| size > 0 && size.is_multiple_of(align));
     let element = element.ok_or(Failure::Invalid("no type has such a size and alignment"))?;
     if size > BUSWAY_RING_MAX_ELEMENT || align > 8 {
-        return Err(Error::Unsupported { what: "elements of more than 256 bytes, or aligned to more than 8" }.into());
+        return Err(Error::Unsupported { what: "elements of more than 128 bytes, or aligned to more than 8" }.into());
     }
     Ok(element)
 }

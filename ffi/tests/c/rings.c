@@ -185,7 +185,7 @@ static void what_is_refused(void)
     busway_mpmc *mpmc;
     int32_t fd;
     static const size_t wrong[][2] = {{0, 1}, {8, 0}, {8, 3}, {12, 8}, {SIZE_MAX, 1}};
-    static const size_t beyond[][2] = {{264, 8}, {257, 1}, {16, 16}, {256, 64}};
+    static const size_t beyond[][2] = {{136, 8}, {129, 1}, {16, 16}, {128, 64}};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         GIVES(BUSWAY_INVALID, busway_spsc_create(wrong[i][0], wrong[i][1], 16, &spsc));
         GIVES(BUSWAY_INVALID, busway_mpmc_create(wrong[i][0], wrong[i][1], 16, 2, &mpmc));

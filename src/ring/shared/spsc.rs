@@ -253,6 +253,7 @@ impl Ring {
         Ok(Self { memory: Arc::new(memory), ends, entries, shape })
     }
 
+    #[inline(never)]
     fn claim(&self, which: Which) -> Result<End> {
         if self.memory.region.forked() {
             return Err(Error::Forked);
