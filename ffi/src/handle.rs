@@ -18,11 +18,12 @@
 //! threads at the freer's request (`membarrier`). Nothing else is written, so a call takes no cache line from another thread.
 
 use crate::error::Failure;
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use rustix::thread::{MembarrierCommand, membarrier};
 use std::cell::Cell as Local;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What can have a handle.
@@ -64,7 +65,57 @@ struct Vacant {
     made: usize,
 }
 
-static VACANT: Mutex<Vacant> = Mutex::new(Vacant { cells: VecDeque::new(), made: 0 });
+/// A lock that a process which was forked while another thread had it finds out: no `Mutex`, in which it would wait for ever.
+struct Locked {
+    /// The process whose thread has it, or 0.
+    holder: AtomicU32,
+    vacant: UnsafeCell<Vacant>,
+}
+
+// SAFETY: who has the lock is alone with what is inside.
+unsafe impl Sync for Locked {}
+
+static VACANT: Locked =
+    Locked { holder: AtomicU32::new(0), vacant: UnsafeCell::new(Vacant { cells: VecDeque::new(), made: 0 }) };
+
+impl Locked {
+    /// Runs `body` with the lock.
+    fn with<R>(&self, body: impl FnOnce(&mut Vacant) -> R) -> R {
+        /// Gives the lock back, also in a panic.
+        struct Held<'a>(&'a AtomicU32);
+        impl Drop for Held<'_> {
+            fn drop(&mut self) {
+                self.0.store(0, Ordering::Release);
+            }
+        }
+        let own = std::process::id();
+        let mut looks = 0;
+        let abandoned = loop {
+            let swap = |from| self.holder.compare_exchange(from, own, Ordering::Acquire, Ordering::Relaxed);
+            match swap(0) {
+                Ok(_) => break false,
+                Err(holder) if holder != own && swap(holder).is_ok() => break true,
+                Err(_) => pause(&mut looks),
+            }
+        };
+        let _held = Held(&self.holder);
+        if abandoned {
+            // Of what the thread was about nothing is known but the chunks; cells that were vacant stay so.
+            let chunks = TABLE.iter().take_while(|chunk| !chunk.load(Ordering::Acquire).is_null()).count();
+            let vacant = Vacant { cells: VecDeque::new(), made: FIRST_CHUNK * ((1 << chunks) - 1) };
+            // SAFETY: the lock is held. What was there is not dropped: it may be in any state.
+            unsafe { self.vacant.get().write(vacant) };
+        }
+        // SAFETY: the lock is held.
+        body(unsafe { &mut *self.vacant.get() })
+    }
+}
+
+/// Passes a moment, a longer one after some.
+fn pause(looks: &mut u32) {
+    *looks += 1;
+    if *looks < 100 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(100)) }
+}
 
 /// Which chunk a cell is in, and where.
 #[inline(always)]
@@ -84,12 +135,13 @@ fn cell(handle: u64) -> Option<&'static Cell> {
 /// Gives it a handle.
 pub(crate) fn insert<T: Held, H>(value: T) -> Result<*mut H, Failure> {
     prepare();
-    let mut vacant = VACANT.lock().unwrap_or_else(PoisonError::into_inner);
-    if vacant.cells.is_empty() {
-        grow(&mut vacant)?;
-    }
-    let Some(index) = vacant.cells.pop_front() else { unreachable!("there were some") };
-    drop(vacant);
+    let index: Result<_, Failure> = VACANT.with(|vacant| {
+        if vacant.cells.is_empty() {
+            grow(vacant)?;
+        }
+        Ok(vacant.cells.pop_front())
+    });
+    let Some(index) = index? else { unreachable!("there were some") };
     let Some(cell) = cell(index.into()) else { unreachable!("made before it was vacant") };
     let handle = cell.word.load(Ordering::Relaxed) | T::KIND << KIND_SHIFT;
     cell.owner.store(std::process::id(), Ordering::Relaxed);
@@ -181,7 +233,7 @@ pub(crate) fn retire<T: Held, H>(handle: *mut H, end: impl FnOnce(&T)) -> Result
     }
     // SAFETY: made by `Arc::into_raw`; the handle's own reference is given up once, by whoever made it invalid.
     let value = unsafe { Arc::from_raw(value) };
-    VACANT.lock().unwrap_or_else(PoisonError::into_inner).cells.push_back((handle & INDEX) as u32);
+    VACANT.with(|vacant| vacant.cells.push_back((handle & INDEX) as u32));
     Ok(Some(value))
 }
 
@@ -304,8 +356,7 @@ fn wait_outside(handle: u64) -> bool {
     while let Some(record) = unsafe { at.as_ref() } {
         let mut looks = 0;
         while record.handle.load(Ordering::Acquire) == handle {
-            looks += 1;
-            if looks < 100 { std::thread::yield_now() } else { std::thread::sleep(Duration::from_micros(100)) }
+            pause(&mut looks);
         }
         at = record.next.load(Ordering::Acquire);
     }

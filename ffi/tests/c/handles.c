@@ -2,6 +2,7 @@
 
 #include "check.h"
 #include <pthread.h>
+#include <sys/wait.h>
 
 static void pair(busway_link **host, busway_link **plugin)
 {
@@ -264,6 +265,51 @@ static void freed_in_use(void)
     }
 }
 
+static volatile bool done;
+
+static void *makes_handles(void *unused)
+{
+    while (!done) {
+        busway_host *host;
+        OK(busway_host_new(NULL, &host));
+        OK(busway_host_free(host));
+    }
+    return unused;
+}
+
+// A child makes handles of its own, wherever other threads were in the table when it was forked.
+static void forked_meanwhile(void)
+{
+    enum { THREADS = 3, FORKS = 300 };
+    pthread_t threads[THREADS];
+    busway_host *kept;
+    OK(busway_host_new(NULL, &kept));
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, makes_handles, NULL) == 0);
+    for (int i = 0; i < FORKS; i++) {
+        int status;
+        pid_t child = fork();
+        if (child == 0) {
+            busway_host *own[70];
+            alarm(20);
+            for (int n = 0; n < 70; n++) {
+                OK(busway_host_new(NULL, &own[n]));
+                CHECK(own[n] != kept);
+            }
+            for (int n = 0; n < 70; n++)
+                OK(busway_host_free(own[n]));
+            OK(busway_host_free(kept));
+            _exit(0);
+        }
+        CHECK(child > 0 && waitpid(child, &status, 0) == child);
+        CHECK(status == 0);
+    }
+    done = true;
+    for (int i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    OK(busway_host_free(kept));
+}
+
 static void errors(void)
 {
     busway_link *host, *plugin;
@@ -296,5 +342,6 @@ int main(void)
     what_is_no_object();
     what_outlives_its_link();
     freed_in_use();
+    forked_meanwhile();
     return 0;
 }
