@@ -31,6 +31,13 @@ soname=$(objdump -p "$library" | awk '/SONAME/ { print $2 }')
 [[ $soname == libbusway.so.* ]] || fail "soname '$soname'"
 echo "libbusway.so: $(wc -l <<<"$exported") functions, $size bytes stripped, $soname"
 
+statuses=$(sed -n '/define BUSWAY_OK 0$/,/define BUSWAY_PANIC /s/^#define \(BUSWAY_[A-Z_]*\).*/\1/p' "$prefix/include/busway.h")
+(($(wc -l <<<"$statuses") > 20)) || fail "the statuses of busway.h are not found"
+unforced=$(for status in $statuses; do
+    grep -rqE "(GIVES\(|assert_eq!\(.*|, )$status\b" ffi/tests ffi/src/lib.rs || echo "$status"
+done)
+[[ -z $unforced ]] || fail "statuses that no test forces: $unforced"
+
 # build COMPILER OUTPUT SOURCE [FLAGS...]
 build() {
     local compiler=$1 output=$2 source=$3
@@ -61,7 +68,7 @@ for pair in "${compilers[@]}"; do
     "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/alone.cc"
     "$compiler_cc" -std=c++17 -Wall -Wextra -Wconversion -Wpedantic -Werror -fsyntax-only -I"$prefix/include" "$dir/layer.cc"
     # Sanitizers, which need more than a confined plugin may have, leave that one out.
-    for test in "${tests[@]}" confined; do
+    for test in "${tests[@]}" confined liars; do
         build "$compiler" "$dir/$test" "ffi/tests/c/$test.c"
         timeout 120 "$dir/$test" || fail "$test, $compiler"
     done
@@ -72,8 +79,10 @@ for pair in "${compilers[@]}"; do
     timeout 120 "$dir/ring" >"$dir/got" || fail "ring.c, $compiler"
     grep -q '10000000 samples, sum 5000000.0' "$dir/got" || { cat "$dir/got"; fail "ring.c, $compiler"; }
     build "$compiler" "$dir/rtt" ffi/benches/rtt.c -O2
-    build_cc "$compiler_cc" "$dir/layer" ffi/tests/c/layer.cc
-    timeout 120 "$dir/layer" || fail "layer, $compiler_cc"
+    for test in layer parts; do
+        build_cc "$compiler_cc" "$dir/$test" "ffi/tests/c/$test.cc"
+        timeout 120 "$dir/$test" || fail "$test, $compiler_cc"
+    done
     build_cc "$compiler_cc" "$dir/quickstart" ffi/examples/quickstart.cc
     timeout 120 "$dir/quickstart" >"$dir/got" || fail "quickstart.cc, $compiler_cc"
     grep -q '40 + 2 = 42' "$dir/got" || { cat "$dir/got"; fail "quickstart.cc, $compiler_cc"; }
@@ -94,7 +103,9 @@ build gcc "$dir/old/sizes" ffi/tests/c/sizes.c -DOLD -I"$dir/old"
 build gcc "$dir/new/sizes" ffi/tests/c/sizes.c -DNEW -I"$dir/new"
 "$dir/old/sizes" || fail "a program with an older header"
 "$dir/new/sizes" || fail "a program with a newer header"
-echo "older and newer headers: as it should be"
+build gcc "$dir/first" ffi/tests/c/first/program.c
+"$dir/first" || fail "a program of the first version"
+echo "older, newer and the first header: as it should be"
 
 # shellcheck disable=SC2046
 gcc -std=c11 -Wall -Werror -pthread ffi/tests/c/pairs.c -o "$dir/static" -I"$prefix/include" "$prefix/lib/libbusway.a" \
@@ -105,8 +116,10 @@ for test in "${tests[@]}"; do
     build gcc "$dir/$test-asan" "ffi/tests/c/$test.c" -fsanitize=address,undefined -fno-sanitize-recover
     timeout 120 "$dir/$test-asan" || fail "$test under AddressSanitizer"
 done
-build_cc g++ "$dir/layer-asan" ffi/tests/c/layer.cc -fsanitize=address,undefined -fno-sanitize-recover
-timeout 120 "$dir/layer-asan" || fail "layer under AddressSanitizer"
+for test in layer parts; do
+    build_cc g++ "$dir/$test-asan" "ffi/tests/c/$test.cc" -fsanitize=address,undefined -fno-sanitize-recover
+    timeout 120 "$dir/$test-asan" || fail "$test under AddressSanitizer"
+done
 echo "AddressSanitizer: as it should be"
 
 if have valgrind; then
