@@ -38,6 +38,28 @@ unforced=$(for status in $statuses; do
 done)
 [[ -z $unforced ]] || fail "statuses that no test forces: $unforced"
 
+pages=$(cd "$prefix/share/man/man3" && printf '%s\n' *.3 | sed 's/\.3$//')
+[[ $pages == "$exported" ]] || fail "functions and manual pages differ: $(diff <(echo "$exported") <(echo "$pages"))"
+[[ -s $prefix/share/doc/busway/reference.md ]] || fail "no reference.md"
+if have groff; then
+    warnings=$(groff -man -ww -z -Tutf8 "$prefix"/share/man/man?/busway* 2>&1)
+    [[ -z $warnings ]] || fail "manual pages: $warnings"
+fi
+# Pages that the overview names are there.
+while read -r page; do
+    [[ -e $prefix/share/man/man3/$page.3 ]] || fail "busway(7) names $page(3), which is not there"
+done < <(grep -o 'busway_[a-z_]* (3)' "$prefix/share/man/man7/busway.7" | cut -d' ' -f1)
+
+# What the README says, word for word.
+mkdir "$dir/readme"
+sed -n '/^## From C$/,/^## /p' README.md | awk -v dir="$dir/readme" '
+    /^```$/ { file = "" }
+    file { print > file }
+    /^```c$/ { file = dir "/hello.c" }
+    /^```sh$/ { file = dir "/sh" (++n) }'
+(cd "$dir/readme" && LD_LIBRARY_PATH=$prefix/lib bash -eux sh2) >"$dir/got" || fail "the program in the README"
+[[ $(<"$dir/got") == hello ]] || fail "the program in the README says '$(<"$dir/got")'"
+
 # build COMPILER OUTPUT SOURCE [FLAGS...]
 build() {
     local compiler=$1 output=$2 source=$3
