@@ -13,9 +13,10 @@
  * freed, or is of another kind is BUSWAY_STALE_HANDLE, for ever. It may be freed while other threads use it: they get
  * BUSWAY_CLOSED, BUSWAY_CANCELLED or BUSWAY_STALE_HANDLE.
  *
- * Objects (busway_loan, busway_message, busway_request, busway_call) lie in the caller's memory and hold what is made for one message.
- * An object is zeroed before its first use, and is not copied or moved while it holds something. Whatever takes it from the caller
- * spends it. A spent, zeroed or copied one is BUSWAY_STALE_HANDLE; one that still holds something takes nothing else (BUSWAY_BUSY).
+ * Objects (busway_loan, busway_message, busway_request, busway_call) lie in the caller's memory and hold what is made for one message;
+ * busway_producer and busway_consumer, the ends of a ring, are objects too. An object is zeroed before its first use, and is not
+ * copied or moved while it holds something. Whatever takes it from the caller spends it. A spent, zeroed or copied one is
+ * BUSWAY_STALE_HANDLE; one that still holds something takes nothing else (BUSWAY_BUSY).
  *
  * All other pointers have to be valid for what they point to, as always in C; a text ends with 0. NULL and misaligned ones are
  * BUSWAY_INVALID.
@@ -25,7 +26,8 @@
  * Threads: every function may be called on any thread, at the same time as any other, unless it says otherwise; one object is used by one
  * thread at a time. None may be called in a signal handler, unless it says so.
  *
- * Fork: in a forked child, whatever belongs to the parent answers BUSWAY_FORKED, or does nothing.
+ * Fork: in a forked child, whatever belongs to the parent answers BUSWAY_FORKED, or does nothing. The child makes handles of its own,
+ * wherever other threads of its parent were inside this library.
  */
 
 #ifndef BUSWAY_H
