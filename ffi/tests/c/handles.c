@@ -287,7 +287,7 @@ static void forked_meanwhile(void)
     for (int i = 0; i < THREADS; i++)
         CHECK(pthread_create(&threads[i], NULL, makes_handles, NULL) == 0);
     for (int i = 0; i < FORKS; i++) {
-        int status;
+        int status = -1;
         pid_t child = fork();
         if (child == 0) {
             busway_host *own[70];
