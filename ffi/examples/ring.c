@@ -6,6 +6,7 @@
 // A ring never waits; who finds it full or empty spins here, then lets others run, and now and then looks whether the other
 // process still lives.
 
+#define _GNU_SOURCE
 #include <busway.h>
 #include <sched.h>
 #include <stdio.h>
