@@ -405,6 +405,8 @@ static int consumes(void)
     while (!abandoned_by_producer(&consumer))
         sched_yield();
     CHECK(is_empty(&consumer));
+    OK(busway_consumer_release(&consumer));
+    OK(busway_spsc_free(ring));
     return 6;
 }
 
