@@ -12,6 +12,7 @@ fn a_head_is_one_line() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "Miri has no memory files")]
 fn a_ring_of_a_layout_holds_what_takes_as_much_as_its_type() {
     let layout = |size, align| Layout::from_size_align(size, align).unwrap();
     let spsc = |size, align| Spsc::<[u64; 3]>::create_of(layout(size, align), 4).is_ok();
