@@ -17,7 +17,10 @@
 //! The user's fence would cost each call 10 ns and more, so it is one of the compiler alone where the kernel makes a fence on all
 //! threads at the freer's request (`membarrier`). Nothing else is written, so a call takes no cache line from another thread.
 
+mod steps;
+
 use crate::error::Failure;
+use busway::sync::mutant;
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering, compiler_fence, fence};
 use rustix::thread::{MembarrierCommand, membarrier};
@@ -220,7 +223,7 @@ pub(crate) fn retire<T: Held, H>(handle: *mut H, end: impl FnOnce(&T)) -> Result
     let generation = (handle >> GENERATION_SHIFT) % GENERATIONS;
     let next = (handle & !KIND & !((GENERATIONS - 1) << GENERATION_SHIFT))
         | ((generation + 1) % GENERATIONS) << GENERATION_SHIFT;
-    if cell.word.compare_exchange(handle, next, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+    if !steps::invalidate(&cell.word, handle, next) {
         return Err(stale);
     }
     if owner != std::process::id() {
@@ -322,12 +325,10 @@ impl Inside {
         let record = MINE.get().unwrap_or_else(record);
         let before = record.handle.load(Ordering::Relaxed);
         debug_assert!(before == 0 || before == handle, "inside a function for another handle");
-        record.handle.store(handle, Ordering::Relaxed);
-        if ASKED_FOR.load(Ordering::Relaxed) {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
+        steps::announce(&record.handle, handle, || match ASKED_FOR.load(Ordering::Relaxed) {
+            true => compiler_fence(Ordering::SeqCst),
+            false => fence(Ordering::SeqCst),
+        });
         Self(record, before)
     }
 }
@@ -335,7 +336,7 @@ impl Inside {
 impl Drop for Inside {
     #[inline(always)]
     fn drop(&mut self) {
-        self.0.handle.store(self.1, Ordering::Release);
+        steps::withdraw(&self.0.handle, self.1);
     }
 }
 
@@ -355,7 +356,7 @@ fn wait_outside(handle: u64) -> bool {
     // SAFETY: records are never given back.
     while let Some(record) = unsafe { at.as_ref() } {
         let mut looks = 0;
-        while record.handle.load(Ordering::Acquire) == handle {
+        while steps::is_used(&record.handle, handle) {
             pause(&mut looks);
         }
         at = record.next.load(Ordering::Acquire);
