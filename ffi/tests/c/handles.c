@@ -266,6 +266,7 @@ static void freed_in_use(void)
     }
 }
 
+#ifndef __SANITIZE_ADDRESS__
 static volatile bool done;
 
 static void *makes_handles(void *unused)
@@ -281,7 +282,7 @@ static void *makes_handles(void *unused)
 // A child makes handles of its own, wherever other threads were in the table when it was forked.
 static void forked_meanwhile(void)
 {
-    enum { THREADS = 3, FORKS = 300 };
+    enum { THREADS = 3, FORKS = 100 };
     pthread_t threads[THREADS];
     busway_host *kept;
     OK(busway_host_new(NULL, &kept));
@@ -292,7 +293,7 @@ static void forked_meanwhile(void)
         pid_t child = fork();
         if (child == 0) {
             busway_host *own[70];
-            alarm(20);
+            alarm(60);
             for (int n = 0; n < 70; n++) {
                 OK(busway_host_new(NULL, &own[n]));
                 CHECK(own[n] != kept);
@@ -311,6 +312,8 @@ static void forked_meanwhile(void)
         CHECK(pthread_join(threads[i], NULL) == 0);
     OK(busway_host_free(kept));
 }
+
+#endif
 
 static void errors(void)
 {
@@ -344,6 +347,8 @@ int main(void)
     what_is_no_object();
     what_outlives_its_link();
     freed_in_use();
+#ifndef __SANITIZE_ADDRESS__ // whose own allocator a forked child may find locked for ever
     forked_meanwhile();
+#endif
     return 0;
 }
