@@ -4,6 +4,7 @@ use super::{Hold, PeerBytes};
 use crate::error::{Error, Result};
 use crate::slots::SlotRef;
 use bytemuck::AnyBitPattern;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 /// A payload from the other side, in place. Dropping it gives its slot back.
@@ -66,6 +67,14 @@ impl<'a> Message<'a> {
     #[inline(always)]
     pub(crate) unsafe fn new(data: Data, hold: Hold<'a>) -> Self {
         Self { data, hold }
+    }
+
+    /// The places of its parts, where one will be. Both written, they are what [`new`](Self::new) makes, on its terms.
+    #[inline(always)]
+    pub(crate) fn parts(to: &mut MaybeUninit<Self>) -> (&mut MaybeUninit<Data>, &mut MaybeUninit<Hold<'a>>) {
+        let to = to.as_mut_ptr();
+        // SAFETY: two fields of the place, of which nothing else is borrowed.
+        unsafe { (&mut *(&raw mut (*to).data).cast(), &mut *(&raw mut (*to).hold).cast()) }
     }
 
     /// What the message was received over.

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::slots::arena::SlotId;
 use crate::tasks::Caller;
 use crate::wake::Deadline;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::pin::Pin;
 use core::task::{Context, Poll, ready};
 
@@ -61,12 +61,33 @@ impl<'a> Pending<'a> {
     /// # Errors
     /// As [`Link::call`](crate::Link::call).
     #[inline(always)]
-    pub fn wait(mut self) -> Result<Message<'a>> {
-        let ticket = core::mem::replace(&mut self.ticket, Ticket::NONE);
+    pub fn wait(self) -> Result<Message<'a>> {
+        let (ticket, hold) = self.into_parts();
         let mut data = MaybeUninit::uninit();
-        self.hold.finish(&ticket, &mut data)?;
+        hold.finish(&ticket, &mut data)?;
         // SAFETY: received over this bus, and nobody else has it; written where `finish` succeeds.
-        Ok(unsafe { Message::new(data.assume_init(), self.hold.clone()) })
+        Ok(unsafe { Message::new(data.assume_init(), hold) })
+    }
+
+    /// As [`wait`](Self::wait), to where the reply will stay: it is moved no more. Written if there is no error.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait).
+    #[inline(always)]
+    pub fn wait_to(self, to: &mut MaybeUninit<Message<'a>>) -> Result<()> {
+        let (ticket, hold) = self.into_parts();
+        let (data, its_hold) = Message::parts(to);
+        hold.finish(&ticket, data)?;
+        its_hold.write(hold);
+        Ok(())
+    }
+
+    /// Takes it apart, without giving it up.
+    #[inline(always)]
+    fn into_parts(self) -> (Ticket, Hold<'a>) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once, and not dropped where it was.
+        (this.ticket, unsafe { core::ptr::read(&this.hold) })
     }
 
     /// Whether waiting would return at once. Never blocks.
@@ -75,9 +96,9 @@ impl<'a> Pending<'a> {
     }
 
     /// Independent of what it was borrowed from.
-    pub fn into_owned(mut self) -> Pending<'static> {
-        let ticket = core::mem::replace(&mut self.ticket, Ticket::NONE);
-        Pending { ticket, hold: self.hold.clone().into_owned() }
+    pub fn into_owned(self) -> Pending<'static> {
+        let (ticket, hold) = self.into_parts();
+        Pending { ticket, hold: hold.into_owned() }
     }
 }
 

@@ -4,7 +4,7 @@ use super::end::End;
 use super::intake::Taken;
 use super::sending::{CellOf, GATHER, Needs};
 use super::words::{self, Body, entry};
-use crate::call::{Bus, Payload, Pending, Ticket};
+use crate::call::{Bus, Loan, Payload, Pending, Ticket};
 use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
 use crate::wake::Deadline;
@@ -77,7 +77,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// As [`Link::submit`](crate::Link::submit).
-    #[inline]
+    #[inline(always)]
     pub fn submit<'p>(
         &mut self,
         method: u32,
@@ -142,22 +142,31 @@ impl<'a> Batch<'a> {
         deadline: Deadline,
         wait: bool,
     ) -> Result<Ticket> {
-        match payload {
-            Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
-                self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
+        let bytes = match payload {
+            Payload::Loan(loan) if loan.in_slot() && loan.len() > words::INLINE_REQUEST => {
+                return self.push_loan(needs, method, loan, deadline, wait);
             }
-            Payload::Bytes(bytes) => self.push_long(needs, method, bytes, deadline, wait),
-            Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
-                self.gather(needs, method, loan.len(), deadline, wait, End::carry_bytes(&loan))
-            }
-            Payload::Loan(loan) if !loan.in_slot() => self.push_long(needs, method, &loan, deadline, wait),
-            Payload::Loan(loan) => {
-                let (end, len) = (self.end, loan.len());
-                let (_, slot) = loan.into_slot(core::ptr::from_ref(end).cast())?;
-                let carry = end.carry_slot(slot, len, needs);
-                self.gather(needs, method, len, deadline, wait, carry).inspect_err(|_| end.unloan(slot))
-            }
+            bytes => bytes,
+        };
+        let bytes = bytes.as_ref();
+        if bytes.len() > words::INLINE_REQUEST {
+            return self.push_long(needs, method, bytes, deadline, wait);
         }
+        self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
+    }
+
+    fn push_loan(
+        &mut self,
+        needs: Needs,
+        method: u32,
+        loan: Loan<'_>,
+        deadline: Deadline,
+        wait: bool,
+    ) -> Result<Ticket> {
+        let (end, len) = (self.end, loan.len());
+        let (_, slot) = loan.into_slot(core::ptr::from_ref(end).cast())?;
+        let carry = end.carry_slot(slot, len, needs);
+        self.gather(needs, method, len, deadline, wait, carry).inspect_err(|_| end.unloan(slot))
     }
 
     fn push_long(&mut self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {

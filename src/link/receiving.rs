@@ -15,7 +15,7 @@ use core::cell::Cell;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::{self, NonNull};
-use core::task::{Context, Poll, ready};
+use core::task::{Context, Poll};
 use std::sync::Arc;
 
 thread_local! {
@@ -434,8 +434,7 @@ impl Bus for End {
     }
 
     fn finish(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
-        to.write(self.finish_call(ticket)?);
-        Ok(())
+        self.finish_call(ticket, to)
     }
 
     #[inline]
@@ -446,8 +445,7 @@ impl Bus for End {
         cx: &mut Context<'_>,
         to: &mut MaybeUninit<Data>,
     ) -> Poll<Result<()>> {
-        to.write(ready!(self.poll_call(ticket, caller, cx))?);
-        Poll::Ready(Ok(()))
+        self.poll_call(ticket, caller, cx, to)
     }
 
     fn is_finished(&self, ticket: &Ticket) -> bool {
@@ -455,9 +453,12 @@ impl Bus for End {
     }
 
     fn give_up(&self, ticket: &Ticket) {
+        let mut unread = MaybeUninit::uninit();
         if !self.forked()
             && self.give_up_call(ticket)
-            && let Ok(Some(slot)) = self.take_reply(ticket).map(|data| data.slot())
+            && self.take_reply(ticket, &mut unread).is_ok()
+            // SAFETY: written, as it says.
+            && let Some(slot) = unsafe { unread.assume_init() }.slot()
         {
             self.release(slot);
         }

@@ -10,6 +10,7 @@ use crate::slots::SlotRef;
 use crate::sync::{Ordering, fence, mutant, prefetch_read};
 use crate::tasks::{Caller, Kind, Waited};
 use crate::wake::HOW_BITS;
+use core::mem::MaybeUninit;
 use core::task::{Context, Poll, ready};
 
 const UNSENT: Error = Error::Unsupported { what: "waiting for a call that its batch has not sent; flush it first" };
@@ -20,9 +21,9 @@ impl End {
         self.theirs.cells.at(ticket.cell()).word.hint() == ticket.generation()
     }
 
-    /// Waits for a reply and takes it; gives the call up when the wait ends without.
+    /// Waits for a reply and takes it to where it will stay; gives the call up when the wait ends without.
     #[inline(always)]
-    pub(super) fn finish_call(&self, ticket: &Ticket) -> Result<Data> {
+    pub(super) fn finish_call(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
         if self.forked() {
             return Err(Error::Forked);
         }
@@ -33,10 +34,11 @@ impl End {
             }
             self.wait_reply(ticket)?;
         }
-        self.take_reply(ticket)
+        self.take_reply(ticket, to)
     }
 
-    #[inline]
+    /// Apart: taking a reply that is there, one of many, is not to pay for what waiting keeps in registers.
+    #[inline(never)]
     fn wait_reply(&self, ticket: &Ticket) -> Result<()> {
         let handler = self.handler.get();
         let words = self.intake_words();
@@ -80,7 +82,13 @@ impl End {
     }
 
     /// As [`finish_call`](Self::finish_call), for a task.
-    pub(super) fn poll_call(&self, ticket: &Ticket, caller: &mut Caller, cx: &mut Context<'_>) -> Poll<Result<Data>> {
+    pub(super) fn poll_call(
+        &self,
+        ticket: &Ticket,
+        caller: &mut Caller,
+        cx: &mut Context<'_>,
+        to: &mut MaybeUninit<Data>,
+    ) -> Poll<Result<()>> {
         if self.forked() {
             return Poll::Ready(Err(Error::Forked));
         }
@@ -97,7 +105,7 @@ impl End {
                 Err(error)
             }
         };
-        Poll::Ready(stopped.and_then(|()| self.take_reply(ticket)))
+        Poll::Ready(stopped.and_then(|()| self.take_reply(ticket, to)))
     }
 
     #[cold]
@@ -150,9 +158,13 @@ impl End {
                 continue;
             }
             self.calls.unlist_given_up(&mut tx.cells, at);
-            if let Ok(Some(slot)) = self.read_reply(&ticket).map(|data| data.slot()) {
-                self.release_slot(slot);
-                released = true;
+            let mut unread = MaybeUninit::uninit();
+            if self.read_reply(&ticket, &mut unread).is_ok() {
+                // SAFETY: written, as it says.
+                if let Some(slot) = unsafe { unread.assume_init() }.slot() {
+                    self.release_slot(slot);
+                    released = true;
+                }
             }
             self.calls.put(&mut tx.cells, ticket.cell());
         }
@@ -163,12 +175,12 @@ impl End {
 
     /// Takes the reply that has arrived, and frees the cell.
     #[inline(always)]
-    pub(super) fn take_reply(&self, ticket: &Ticket) -> Result<Data> {
+    pub(super) fn take_reply(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
         if mutant("call: cell free before its reply is read") {
             self.calls.keep(ticket.cell());
-            return self.read_reply(ticket);
+            return self.read_reply(ticket, to);
         }
-        let result = self.read_reply(ticket);
+        let result = self.read_reply(ticket, to);
         self.calls.keep(ticket.cell());
         if let Some(tasks) = self.tasks.get()
             && tasks.anyone(Kind::Room)
@@ -178,9 +190,10 @@ impl End {
         result
     }
 
-    /// Reads a reply, once, and checks the copy.
+    /// Reads a reply, once, and checks the copy. It is written to where it will stay, unless there is an error: returned and then
+    /// moved, in other units, it would have to leave the store buffer in between.
     #[inline(always)]
-    fn read_reply(&self, ticket: &Ticket) -> Result<Data> {
+    fn read_reply(&self, ticket: &Ticket, to: &mut MaybeUninit<Data>) -> Result<()> {
         let cell = self.theirs.cells.at(ticket.cell());
         if !mutant("call: reply without acquire") {
             cell.word.load(); // acquires what the replier wrote
@@ -197,9 +210,13 @@ impl End {
             }
         }
         match flags & reply::STATUS {
-            reply::OK if flags & reply::SLOT != 0 => self.slot_data(SlotRef::from_bits(body.inline[0]), body.length),
+            reply::OK if flags & reply::SLOT != 0 => {
+                to.write(self.slot_data(SlotRef::from_bits(body.inline[0]), body.length)?);
+                Ok(())
+            }
             reply::OK if body.length as usize <= words::INLINE_REPLY => {
-                Ok(Data::inline(body.inline, body.length as usize))
+                to.write(Data::inline(body.inline, body.length as usize));
+                Ok(())
             }
             reply::OK => Err(self.poison(Violation::InlineLength)),
             reply::REJECTED => Err(Error::Rejected { code: body.code, maybe_executed: body.code != reject::TOO_DEEP }),

@@ -15,6 +15,7 @@ use crate::slots::arena::SlotId;
 use crate::sync::{MutexGuard, Ordering, mutant};
 use crate::tasks::Driven;
 use crate::wake::{Deadline, Marks};
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::time::Duration;
 
@@ -287,23 +288,20 @@ impl End {
     /// Sends one request.
     #[inline(always)]
     fn send(&self, needs: Needs, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Ticket> {
-        match payload {
-            Payload::Bytes(bytes) if bytes.len() <= words::INLINE_REQUEST => {
-                self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
-            }
-            Payload::Bytes(bytes) => self.send_long(needs, method, bytes, deadline, wait),
-            // No slot, or one that was cut so short that it is not worth its cache line.
-            Payload::Loan(loan) if loan.len() <= words::INLINE_REQUEST => {
-                self.publish(needs, method, loan.len(), deadline, wait, Self::carry_bytes(&loan))
-            }
-            // Of a reply, and longer than what a request carries itself.
-            Payload::Loan(loan) if !loan.in_slot() => self.send_long(needs, method, &loan, deadline, wait),
-            Payload::Loan(loan) => {
+        let bytes = match payload {
+            // One that was cut so short that it fits the entry is not worth its cache line.
+            Payload::Loan(loan) if loan.in_slot() && loan.len() > words::INLINE_REQUEST => {
                 let len = loan.len();
                 let slot = loan.into_slot(core::ptr::from_ref(self).cast())?;
-                self.send_slot(needs, method, slot, len, deadline, wait)
+                return self.send_slot(needs, method, slot, len, deadline, wait);
             }
+            bytes => bytes,
+        };
+        let bytes = bytes.as_ref();
+        if bytes.len() > words::INLINE_REQUEST {
+            return self.send_long(needs, method, bytes, deadline, wait);
         }
+        self.publish(needs, method, bytes.len(), deadline, wait, Self::carry_bytes(bytes))
     }
 
     fn send_long(&self, needs: Needs, method: u32, bytes: &[u8], deadline: Deadline, wait: bool) -> Result<Ticket> {
@@ -471,9 +469,10 @@ impl End {
     #[inline(always)]
     pub fn call(&self, method: u32, payload: Payload<'_>, deadline: Deadline) -> Result<Message<'_>> {
         let ticket = self.send(Needs::CALL_AND_WAIT, method, payload, deadline, true)?;
-        let data = self.finish_call(&ticket)?;
-        // SAFETY: received here just now.
-        Ok(unsafe { Message::new(data, self.hold()) })
+        let mut data = MaybeUninit::uninit();
+        self.finish_call(&ticket, &mut data)?;
+        // SAFETY: received here just now; written where there is no error.
+        Ok(unsafe { Message::new(data.assume_init(), self.hold()) })
     }
 
     /// Sends a call nested in another, without waiting for room.
