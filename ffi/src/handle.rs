@@ -183,19 +183,24 @@ pub(crate) fn with<T: Held, H, R>(handle: *const H, body: impl FnOnce(&T) -> Res
     if handle & KIND != T::KIND << KIND_SHIFT {
         return Err(Failure::Stale(T::NOT));
     }
+    let used = enter(handle).ok_or(Failure::Stale(T::NOT))?;
     // SAFETY: its kind says that it is a `T`, which stays.
-    hold(handle, |value| body(unsafe { &*value.cast::<T>() })).unwrap_or(Err(Failure::Stale(T::NOT)))
+    body(unsafe { &*used.value.cast::<T>() })
 }
 
-/// As [`with`], of whatever kind; `None` if the handle is not valid.
+/// What a handle of whatever kind names; it stays while this lives. `None` if the handle is not valid.
 #[inline(always)]
-pub(crate) fn hold<R>(handle: u64, body: impl FnOnce(*const ()) -> R) -> Option<R> {
+pub(crate) fn enter(handle: u64) -> Option<Used> {
     let inside = Inside::enter(handle);
     let cell = cell(handle).filter(|cell| cell.word.load(Ordering::Acquire) == handle)?;
     // Who frees it waits until this thread is outside, as the module says.
-    let result = body(cell.value.load(Ordering::Relaxed));
-    drop(inside);
-    Some(result)
+    Some(Used { _inside: inside, value: cell.value.load(Ordering::Relaxed) })
+}
+
+/// What a thread inside a function uses.
+pub(crate) struct Used {
+    _inside: Inside,
+    value: *const (),
 }
 
 /// What a handle names, to stay with for as long as it takes: threads that wait in it keep nobody from freeing it.

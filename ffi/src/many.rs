@@ -3,13 +3,13 @@
 use crate::error::{BUSWAY_NO_SUCH_METHOD, BUSWAY_OK, BUSWAY_REJECTED, Failure, busway_status};
 use crate::handle;
 use crate::link::{Linked, busway_link};
-use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, deliver, pend};
-use crate::object::At;
+use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, pend, wait_to};
+use crate::object::{At, Lender};
 use crate::pool::Seated;
-use crate::request::{busway_request, hand_over};
+use crate::request::{busway_request, hand_over_all, reply_loan};
 use crate::{BUSWAY_NOW, array, bytes, check_array, deadline, guard, out};
 use busway::pool::Member;
-use busway::{Deadline, Link, Payload, Request};
+use busway::{Batch, Deadline, Link, Payload, Pending};
 use core::ffi::c_void;
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -48,19 +48,6 @@ pub struct busway_answer {
     pub code: u32,
 }
 
-/// # Safety
-/// The item's pointers are as the header says.
-#[inline(always)]
-unsafe fn payload<R>(
-    data: *const c_void,
-    len: usize,
-    loan: *mut busway_loan,
-    send: impl FnOnce(Payload<'_>) -> Result<R, Failure>,
-) -> Result<R, Failure> {
-    // SAFETY: by this function's contract.
-    unsafe { if loan.is_null() { send(bytes(data, len)?.into()) } else { borrowed_back(loan, send) } }
-}
-
 /// Sends events, published together. Waits for room until `deadline`; BUSWAY_NOW does not wait. `sent` is how many were sent, also if
 /// this fails: the first that was not is the one that it is about.
 /// Threads, fork, errors: as busway_link_send.
@@ -80,19 +67,36 @@ pub unsafe extern "C" fn busway_link_send_many(
             for item in items {
                 // SAFETY: as above.
                 unsafe {
-                    payload(item.data, item.len, item.loan, |payload| {
-                        match deadline {
-                            BUSWAY_NOW => batch.try_send(item.method, payload)?,
-                            until => batch.send(item.method, payload, crate::deadline(until))?,
-                        }
-                        Ok(())
-                    })?;
+                    if item.loan.is_null() {
+                        send_one(&mut batch, item.method, bytes(item.data, item.len)?.into(), deadline)?;
+                    } else {
+                        send_loan(&mut batch, item, deadline)?;
+                    }
                 }
                 *sent += 1;
             }
             Ok(())
         })
     })
+}
+
+#[inline(always)]
+fn send_one(batch: &mut Batch<'_>, method: u32, payload: Payload<'_>, until: u64) -> Result<(), Failure> {
+    match until {
+        BUSWAY_NOW => batch.try_send(method, payload)?,
+        until => batch.send(method, payload, deadline(until))?,
+    }
+    Ok(())
+}
+
+/// Apart, because a loan is not moved through registers: bytes are not to pay for that.
+///
+/// # Safety
+/// As the functions of the header.
+#[inline(never)]
+unsafe fn send_loan(batch: &mut Batch<'_>, item: &busway_item, until: u64) -> Result<(), Failure> {
+    // SAFETY: by this function's contract.
+    unsafe { borrowed_back(item.loan, |payload| send_one(batch, item.method, payload, until)) }
 }
 
 /// Sends calls, published together, without waiting for their replies: `calls[i]` is that of `items[i]`. Waits for room until
@@ -138,30 +142,54 @@ unsafe fn submit_many(
     submitted: *mut usize,
     wait: bool,
 ) -> Result<(), Failure> {
-    // SAFETY: by this function's contract.
-    let (submitted, items) = unsafe { (out(submitted)?.write(0), array(items, count)?) };
-    check_array(calls, count)?;
+    // SAFETY: by this function's contract; there are as many calls as items.
+    let (submitted, items, calls) =
+        unsafe { (out(submitted)?.write(0), array(items, count)?, At::array(calls, count)?) };
     let lender = link.addr() as u64;
     handle::with(link, |link: &Linked| {
         let mut batch = link.batch();
-        for (i, item) in items.iter().enumerate() {
-            // SAFETY: by this function's contract; there are as many calls as items.
-            unsafe {
-                let to = At::new(calls.add(i))?.vacant()?;
-                let pending = payload(item.data, item.len, item.loan, |payload| {
-                    let until = deadline(until);
-                    Ok(if wait {
-                        batch.submit(item.method, payload, until)?
-                    } else {
-                        batch.try_submit(item.method, payload, until)?
-                    })
-                })?;
-                pend(&to, lender, until, pending);
-            }
+        for (item, to) in items.iter().zip(calls) {
+            let to = to.vacant()?;
+            // SAFETY: by this function's contract.
+            let pending = unsafe {
+                if item.loan.is_null() {
+                    submit_one(&mut batch, item.method, bytes(item.data, item.len)?.into(), until, wait)?
+                } else {
+                    submit_loan(&mut batch, item, until, wait)?
+                }
+            };
+            pend(&to, lender, until, pending);
             *submitted += 1;
         }
         Ok(())
     })
+}
+
+#[inline(always)]
+fn submit_one<'a>(
+    batch: &mut Batch<'a>,
+    method: u32,
+    payload: Payload<'_>,
+    until: u64,
+    wait: bool,
+) -> Result<Pending<'a>, Failure> {
+    let until = deadline(until);
+    Ok(if wait { batch.submit(method, payload, until)? } else { batch.try_submit(method, payload, until)? })
+}
+
+/// As [`send_loan`].
+///
+/// # Safety
+/// As the functions of the header.
+#[inline(never)]
+unsafe fn submit_loan<'a>(
+    batch: &mut Batch<'a>,
+    item: &busway_item,
+    until: u64,
+    wait: bool,
+) -> Result<Pending<'a>, Failure> {
+    // SAFETY: by this function's contract.
+    unsafe { borrowed_back(item.loan, |payload| submit_one(batch, item.method, payload, until, wait)) }
 }
 
 /// Waits for the replies of all these calls, each until its own deadline. `statuses[i]` says what became of `calls[i]`, and `replies[i]`
@@ -175,34 +203,26 @@ pub unsafe extern "C" fn busway_calls_wait(
     statuses: *mut busway_status,
 ) -> busway_status {
     guard(|| {
-        check_array(calls, count)?;
-        check_array(replies, count)?;
+        // SAFETY: as above; there are as many of each.
+        let (calls, replies) = unsafe { (At::array(calls, count)?, At::array(replies, count)?) };
         check_array(statuses, count)?;
-        let mut first = None;
-        for i in 0..count {
-            // SAFETY: as above; there are as many replies and statuses as calls.
-            let waited = unsafe {
-                (|| {
-                    let (call, to) = (At::new(calls.add(i))?, At::new(replies.add(i))?.vacant()?);
-                    call.spend(|pending| {
-                        deliver(&to, pending.wait()?);
-                        Ok(())
-                    })
-                })()
-            };
-            let status = match waited {
-                Ok(()) => BUSWAY_OK,
-                Err(failure) => {
-                    let status = failure.status();
-                    first.get_or_insert(failure);
-                    status
-                }
-            };
+        let (mut first, mut lender) = (None, Lender::default());
+        for (i, (call, to)) in calls.zip(replies).enumerate() {
+            let waited = to.vacant().and_then(|to| call.spend_of(&mut lender, |pending| wait_to(&to, pending)));
+            let status = waited.map_or_else(|failure| failed(&mut first, failure), |()| BUSWAY_OK);
             // SAFETY: as above.
             unsafe { statuses.add(i).write(status) };
         }
         first.map_or(Ok(()), Err)
     })
+}
+
+/// The status of one of many; the first failure is that of the function.
+#[cold]
+fn failed(first: &mut Option<Failure>, failure: Failure) -> busway_status {
+    let status = failure.status();
+    first.get_or_insert(failure);
+    status
 }
 
 /// Waits until at least one of these calls is done, or until `deadline`; BUSWAY_NOW does not wait. `ready[0]` to `ready[*ready_count - 1]`
@@ -219,20 +239,11 @@ pub unsafe extern "C" fn busway_calls_poll(
     ready_count: *mut usize,
 ) -> busway_status {
     guard(|| {
-        check_array(calls, count)?;
         check_array(ready, count)?;
         // SAFETY: as above.
-        let found = unsafe { out(ready_count)?.write(0) };
-        let at = |i: usize| {
-            // SAFETY: there are `count`.
-            unsafe { At::new(calls.cast_mut().add(i)) }
-        };
+        let (calls, found) = unsafe { (At::array(calls.cast_mut(), count)?, out(ready_count)?.write(0)) };
         let (mut lender, mut first) = (0, u64::MAX);
-        for i in 0..count {
-            let call = at(i)?;
-            if !call.is_full() {
-                continue;
-            }
+        for call in calls.clone().filter(At::is_full) {
             let of = call.lender()?;
             if lender != 0 && of != lender {
                 return Err(Failure::Invalid("calls of two links or pools"));
@@ -244,8 +255,7 @@ pub unsafe extern "C" fn busway_calls_poll(
             return Err(Failure::Stale("no call of these is under way"));
         }
         let mut look = || -> Result<bool, Failure> {
-            for i in 0..count {
-                let call = at(i)?;
+            for (i, call) in calls.clone().enumerate() {
                 if call.is_full() && call.peek(|pending| Ok(pending.is_ready()))? {
                     // SAFETY: there is room for `count`, each written once.
                     unsafe { ready.add(*found).write(i as u32) };
@@ -372,34 +382,19 @@ pub unsafe extern "C" fn busway_link_recv_many(
     count: *mut usize,
 ) -> busway_status {
     guard(|| {
-        check_array(requests, max)?;
         // SAFETY: as above.
-        let received = unsafe { out(count)?.write(0) };
-        for i in 0..max {
-            // SAFETY: as above.
-            unsafe { At::new(requests.add(i))?.vacant()? };
-        }
+        let (received, to) = unsafe { (out(count)?.write(0), At::array(requests, max)?) };
+        to.clone().try_for_each(|to| to.vacant().map(drop))?;
         let lender = link.addr() as u64;
-        let mut put = |request: Request<'_>| -> Result<(), Failure> {
-            // SAFETY: as above; no more than `max` come.
-            hand_over(&unsafe { At::new(requests.add(*received))? }, lender, request);
-            *received += 1;
-            Ok(())
-        };
         handle::with(link, |link: &Linked| {
-            if max == 0 {
-                return Ok(());
-            }
-            if deadline == BUSWAY_NOW {
-                put(link.try_recv()?.ok_or(Failure::WouldBlock)?)?;
-                for _ in 1..max {
-                    let Ok(Some(request)) = link.try_recv() else { break };
-                    put(request)?;
+            match deadline {
+                _ if max == 0 => {}
+                BUSWAY_NOW => {
+                    let first = link.try_recv()?.ok_or(Failure::WouldBlock)?;
+                    let more = core::iter::from_fn(|| link.try_recv().ok().flatten());
+                    hand_over_all(to, lender, core::iter::once(first).chain(more), received);
                 }
-                return Ok(());
-            }
-            for request in link.recv_batch(max, crate::deadline(deadline))? {
-                put(request)?;
+                until => hand_over_all(to, lender, link.recv_batch(max, crate::deadline(until))?, received),
             }
             Ok(())
         })
@@ -418,25 +413,17 @@ pub unsafe extern "C" fn busway_link_reply_many(
     statuses: *mut busway_status,
 ) -> busway_status {
     guard(|| {
-        check_array(requests, count)?;
-        // SAFETY: as above.
-        let answers = unsafe { array(answers, count)? };
+        // SAFETY: as above; there are as many requests as answers.
+        let (requests, answers) = unsafe { (At::array(requests, count)?, array(answers, count)?) };
         let lender = link.addr() as u64;
         handle::with(link, |link: &Linked| {
             // While it lives, replies of this thread share one fence.
             let together = link.recv_batch(0, Deadline::NEVER);
             let mut first = None;
-            for (i, answer) in answers.iter().enumerate() {
-                // SAFETY: as above; there are as many requests as answers.
-                let answered = unsafe { answer_one(At::new(requests.add(i)), lender, answer) };
-                let status = match answered {
-                    Ok(()) => BUSWAY_OK,
-                    Err(failure) => {
-                        let status = failure.status();
-                        first.get_or_insert(failure);
-                        status
-                    }
-                };
+            for (i, (request, answer)) in requests.zip(answers).enumerate() {
+                // SAFETY: as above.
+                let answered = unsafe { answer_one(&request, lender, answer) };
+                let status = answered.map_or_else(|failure| failed(&mut first, failure), |()| BUSWAY_OK);
                 if !statuses.is_null() {
                     // SAFETY: as above.
                     unsafe { statuses.add(i).write(status) };
@@ -449,27 +436,23 @@ pub unsafe extern "C" fn busway_link_reply_many(
 }
 
 /// # Safety
-/// The answer's pointers are as the header says.
+/// The answer's pointers are as the header says, and this thread uses `lender`.
 #[inline(always)]
-unsafe fn answer_one(
-    request: Result<At<busway_request>, Failure>,
-    lender: u64,
-    answer: &busway_answer,
-) -> Result<(), Failure> {
-    let request = request?;
+unsafe fn answer_one(request: &At<busway_request>, lender: u64, answer: &busway_answer) -> Result<(), Failure> {
     let of = request.lender()?;
     if of != 0 && of != lender {
         return Err(Failure::Invalid("a request of another link"));
     }
     match answer.status {
+        BUSWAY_OK if answer.loan.is_null() => {
+            // SAFETY: by this function's contract.
+            let bytes = unsafe { bytes(answer.data, answer.len)? };
+            Ok(request.take()?.reply(bytes)?)
+        }
         // SAFETY: by this function's contract.
-        BUSWAY_OK => unsafe {
-            payload(answer.data, answer.len, answer.loan, |payload| {
-                request.spend(|request| Ok(request.reply(payload)?))
-            })
-        },
-        BUSWAY_REJECTED => request.spend(|request| Ok(request.reject(answer.code)?)),
-        BUSWAY_NO_SUCH_METHOD => request.spend(|request| Ok(request.no_such_method()?)),
+        BUSWAY_OK => unsafe { reply_loan(request, answer.loan) },
+        BUSWAY_REJECTED => Ok(request.take()?.reject(answer.code)?),
+        BUSWAY_NO_SUCH_METHOD => Ok(request.take()?.no_such_method()?),
         _ => Err(Failure::Invalid("an answer is BUSWAY_OK, BUSWAY_REJECTED or BUSWAY_NO_SUCH_METHOD")),
     }
 }

@@ -113,8 +113,22 @@ pub(crate) unsafe fn borrowed_back<R>(
 #[inline(always)]
 pub(crate) fn deliver(to: &At<busway_message>, message: Message<'_>) {
     // SAFETY: one that came with its payload looks at its bus in no way; the others become their own owners below.
-    let message = unsafe { core::mem::transmute::<Message<'_>, Message<'static>>(message) };
-    to.put(0, message);
+    to.put(0, unsafe { core::mem::transmute::<Message<'_>, Message<'static>>(message) });
+    own(to);
+}
+
+/// Waits for a reply, which comes into the caller's object.
+#[inline(always)]
+pub(crate) fn wait_to(to: &At<busway_message>, pending: Pending<'static>) -> Result<(), Failure> {
+    // SAFETY: written where there is no error. As above.
+    unsafe { to.put_by(0, |to| Ok(pending.wait_to(to)?))? };
+    own(to);
+    Ok(())
+}
+
+/// Makes a message that was put there just now its own owner.
+#[inline(always)]
+fn own(to: &At<busway_message>) {
     if !to.contains(to.get().data) {
         to.settle(Message::into_owned);
     }
@@ -140,11 +154,8 @@ pub(crate) unsafe fn copy(message: &Message<'_>, offset: usize, to: *mut c_void,
         if to.is_null() {
             return Err(Failure::Invalid("the target of a copy is NULL"));
         }
-        // SAFETY: by this function's contract. Zeroed first, since a slice is of initialised bytes.
-        unsafe {
-            to.cast::<u8>().write_bytes(0, len);
-            part.copy_to(core::slice::from_raw_parts_mut(to.cast(), len));
-        }
+        // SAFETY: by this function's contract. Memory of another language's program, so whatever is there is bytes.
+        part.copy_to(unsafe { core::slice::from_raw_parts_mut(to.cast(), len) });
     }
     Ok(())
 }
@@ -178,6 +189,17 @@ pub unsafe extern "C" fn busway_message_release(message: *mut busway_message) ->
     guard(|| unsafe { At::new(message)? }.take().map(drop))
 }
 
+/// Gives messages back, as many as there are in the array: those that are spent are left out.
+/// Threads: any. Fork: does nothing in a forked child.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn busway_messages_release(messages: *mut busway_message, count: usize) -> busway_status {
+    guard(|| {
+        // SAFETY: as above.
+        let messages = unsafe { At::array(messages, count)? };
+        messages.filter(At::is_full).try_for_each(|message| message.take().map(drop))
+    })
+}
+
 /// Waits for the reply of a call until its deadline. The call is spent, whatever comes of it.
 /// Threads: any. Errors: as busway_link_call; BUSWAY_STALE_HANDLE; BUSWAY_BUSY.
 #[unsafe(no_mangle)]
@@ -185,10 +207,7 @@ pub unsafe extern "C" fn busway_call_wait(call: *mut busway_call, reply: *mut bu
     guard(|| {
         // SAFETY: as above.
         let (call, to) = unsafe { (At::new(call)?, At::new(reply)?.vacant()?) };
-        call.spend(|pending| {
-            deliver(&to, pending.wait()?);
-            Ok(())
-        })
+        call.spend(|pending| wait_to(&to, pending))
     })
 }
 

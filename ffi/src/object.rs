@@ -7,7 +7,7 @@
 //! link's handle, and looks whether it is still valid. What has a payload in shared memory keeps that mapped.
 
 use crate::error::Failure;
-use crate::handle;
+use crate::handle::{self, Used};
 use core::mem::{ManuallyDrop, MaybeUninit};
 
 /// The private part of an object.
@@ -60,6 +60,34 @@ macro_rules! object {
 }
 pub(crate) use object;
 
+/// Uses what a value is borrowed from; nothing if it is its own owner.
+#[inline(always)]
+fn used(lender: u64) -> Result<Option<Used>, Failure> {
+    match lender {
+        0 => Ok(None),
+        lender => handle::enter(lender).map(Some).ok_or(Failure::Bus(busway::Error::Closed)),
+    }
+}
+
+/// What this thread uses while it spends one object after the other: a handle is looked at once for as many as have it.
+#[derive(Default)]
+pub(crate) struct Lender {
+    handle: u64,
+    _used: Option<Used>,
+}
+
+impl Lender {
+    #[inline(always)]
+    fn change(&mut self, handle: u64) -> Result<(), Failure> {
+        if handle != self.handle {
+            // One at a time.
+            *self = Self::default();
+            *self = Self { handle, _used: used(handle)? };
+        }
+        Ok(())
+    }
+}
+
 /// An object of the caller, wherever it is and whatever is in it.
 pub(crate) struct At<O: Object>(*mut O);
 
@@ -72,6 +100,16 @@ impl<O: Object> At<O> {
             return Err(Failure::Invalid("an object's address is NULL or not aligned"));
         }
         Ok(Self(object))
+    }
+
+    /// The objects of an array.
+    ///
+    /// # Safety
+    /// As [`new`](Self::new), for each.
+    #[inline(always)]
+    pub(crate) unsafe fn array(first: *mut O, count: usize) -> Result<impl Iterator<Item = Self> + Clone, Failure> {
+        crate::check_array(first, count)?;
+        Ok((0..count).map(move |i| Self(first.wrapping_add(i))))
     }
 
     #[inline(always)]
@@ -104,18 +142,39 @@ impl<O: Object> At<O> {
     /// Puts a value in, which borrows from `lender`, or from nobody if that is 0.
     #[inline(always)]
     pub(crate) fn put(&self, lender: u64, value: O::Value) {
+        // SAFETY: written.
+        let put = unsafe {
+            self.put_by(lender, |to| {
+                to.write(value);
+                Ok(())
+            })
+        };
+        debug_assert!(put.is_ok());
+    }
+
+    /// Has `write` put a value in, in its place.
+    ///
+    /// # Safety
+    /// `write` has written the value unless it fails.
+    #[inline(always)]
+    pub(crate) unsafe fn put_by(
+        &self,
+        lender: u64,
+        write: impl FnOnce(&mut MaybeUninit<O::Value>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let slot = self.slot();
         // SAFETY: valid, by the contract of `new`. The public part is made of numbers.
         unsafe {
-            (&raw mut (*slot).value).cast::<O::Value>().write(value);
+            write(&mut (*slot).value)?;
             (&raw mut (*slot).lender).write(lender);
             (&raw mut (*slot).tag).write(self.tag());
             (*self.0).show(Some(&*(&raw const (*slot).value).cast()));
         }
+        Ok(())
     }
 
     /// Makes what is in it its own owner, by `own`.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn settle(&self, own: impl FnOnce(O::Value) -> O::Value) {
         let slot = self.slot();
         // SAFETY: full, as the caller has put something in just now; taken out and put back.
@@ -148,13 +207,9 @@ impl<O: Object> At<O> {
     /// Looks at what is in it. BUSWAY_CLOSED if its link was freed meanwhile.
     #[inline(always)]
     pub(crate) fn peek<R>(&self, body: impl FnOnce(&O::Value) -> Result<R, Failure>) -> Result<R, Failure> {
-        let lender = self.lender()?;
+        let _used = used(self.lender()?)?;
         // SAFETY: full.
-        let value = unsafe { &*(&raw const (*self.slot()).value).cast::<O::Value>() };
-        if lender == 0 {
-            return body(value);
-        }
-        handle::hold(lender, |_| body(value)).unwrap_or(Err(Failure::Bus(busway::Error::Closed)))
+        body(unsafe { &*(&raw const (*self.slot()).value).cast::<O::Value>() })
     }
 
     /// Changes what is in it, which is its own owner.
@@ -170,16 +225,21 @@ impl<O: Object> At<O> {
     /// Takes out what is in it, and uses it up. BUSWAY_CLOSED if its link was freed meanwhile.
     #[inline(always)]
     pub(crate) fn spend<R>(&self, body: impl FnOnce(O::Value) -> Result<R, Failure>) -> Result<R, Failure> {
-        let lender = self.lender()?;
-        let value = self.take()?;
-        if lender == 0 {
-            return body(value);
-        }
+        self.spend_of(&mut Lender::default(), body)
+    }
+
+    /// As [`spend`](Self::spend), of many that have one lender mostly.
+    #[inline(always)]
+    pub(crate) fn spend_of<R>(
+        &self,
+        lender: &mut Lender,
+        body: impl FnOnce(O::Value) -> Result<R, Failure>,
+    ) -> Result<R, Failure> {
+        let of = self.lender()?;
         // If its link is gone it holds nothing, and dropping it would look at the link.
-        let mut value = ManuallyDrop::new(value);
-        // SAFETY: taken once, here.
-        let spent = handle::hold(lender, |_| body(unsafe { ManuallyDrop::take(&mut value) }));
-        spent.unwrap_or(Err(Failure::Bus(busway::Error::Closed)))
+        let value = ManuallyDrop::new(self.take()?);
+        lender.change(of)?;
+        body(ManuallyDrop::into_inner(value))
     }
 
     /// Whom its value is borrowed from; 0 is nobody.

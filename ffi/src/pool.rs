@@ -7,7 +7,7 @@ use crate::link::busway_stats;
 use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, deliver, lend, pend};
 use crate::object::{At, object};
 use crate::options::{self, busway_command, busway_config, busway_pool_config};
-use crate::request::{busway_request, hand_over};
+use crate::request::{busway_request, hand_over, hand_over_all};
 use crate::{BUSWAY_NOW, array, bytes, check_array, deadline, guard, os_str, out};
 use busway::pool::{Member, MemberProcess, Pool, Queue, Worker};
 use busway::{Deadline, Error, Payload};
@@ -636,14 +636,10 @@ pub unsafe extern "C" fn busway_worker_recv_many(
     count: *mut usize,
 ) -> busway_status {
     guard(|| {
-        check_array(requests, max)?;
         // SAFETY: as above.
-        let (worker, received) = unsafe { (At::new(worker.cast_mut())?, out(count)?.write(0)) };
-        // SAFETY: as above; there are `max`.
-        let at = |i: usize| unsafe { At::new(requests.add(i)) };
-        for i in 0..max {
-            at(i)?.vacant()?;
-        }
+        let (worker, received, to) =
+            unsafe { (At::new(worker.cast_mut())?, out(count)?.write(0), At::array(requests, max)?) };
+        to.clone().try_for_each(|to| to.vacant().map(drop))?;
         let lender = worker.lender()?;
         worker.peek(|worker| {
             if max == 0 {
@@ -654,10 +650,7 @@ pub unsafe extern "C" fn busway_worker_recv_many(
                 deadline => worker.recv(crate::deadline(deadline))?,
             };
             let more = core::iter::from_fn(|| worker.try_recv().ok().flatten());
-            for request in core::iter::once(first).chain(more).take(max) {
-                hand_over(&at(*received)?, lender, request);
-                *received += 1;
-            }
+            hand_over_all(to, lender, core::iter::once(first).chain(more), received);
             Ok(())
         })
     })

@@ -54,6 +54,20 @@ pub(crate) fn hand_over(to: &At<busway_request>, lender: u64, request: Request<'
     }
 }
 
+/// Puts requests into the caller's objects, as many as there are of both; `count` counts them.
+#[inline(always)]
+pub(crate) fn hand_over_all<'a>(
+    to: impl Iterator<Item = At<busway_request>>,
+    lender: u64,
+    requests: impl Iterator<Item = Request<'a>>,
+    count: &mut usize,
+) {
+    for (to, request) in to.zip(requests) {
+        hand_over(&to, lender, request);
+        *count += 1;
+    }
+}
+
 /// Answers a call with a copy of `len` bytes at `data`. More than 40 bytes wait for a slot until the caller's deadline; without a deadline
 /// they do not wait. On an event it does nothing.
 /// Threads: any. Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_TOO_LARGE, BUSWAY_FULL, BUSWAY_TIMEOUT, and the caller is told;
@@ -96,15 +110,18 @@ pub unsafe extern "C" fn busway_request_reply_loan(
     request: *mut busway_request,
     loan: *mut busway_loan,
 ) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let request = unsafe { At::new(request)? };
-        if !request.is_full() {
-            return request.take().map(drop);
-        }
-        // SAFETY: as above.
-        unsafe { borrowed_back(loan, |payload| request.spend(|request| Ok(request.reply(payload)?))) }
-    })
+    // SAFETY: as above.
+    guard(|| unsafe { reply_loan(&At::new(request)?, loan) })
+}
+
+/// # Safety
+/// As the functions of the header.
+#[inline(never)]
+pub(crate) unsafe fn reply_loan(request: &At<busway_request>, loan: *mut busway_loan) -> Result<(), Failure> {
+    // Before the loan is spent.
+    request.lender()?;
+    // SAFETY: by this function's contract.
+    unsafe { borrowed_back(loan, |payload| request.spend(|request| Ok(request.reply(payload)?))) }
 }
 
 /// Refuses a call with a code of your own; the caller gets BUSWAY_REJECTED.

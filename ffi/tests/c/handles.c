@@ -217,6 +217,31 @@ static void what_outlives_its_link(void)
     OK(busway_call_release(&calls[1]));
 }
 
+// Calls of two links, waited for together; one is freed before.
+static void of_two_links(void)
+{
+    busway_link *hosts[2], *plugins[2];
+    busway_call pending[3] = {{0}};
+    busway_message replies[3] = {{0}};
+    busway_request request = {0};
+    busway_status statuses[3];
+    pair(&hosts[0], &plugins[0]);
+    pair(&hosts[1], &plugins[1]);
+    for (int i = 0; i < 3; i++) {
+        OK(busway_link_submit(hosts[i % 2], 1, &i, sizeof i, BUSWAY_NEVER, &pending[i]));
+        OK(busway_link_recv(plugins[i % 2], BUSWAY_NOW, &request));
+        OK(busway_request_reply(&request, request.data, request.len));
+    }
+    OK(busway_link_free(hosts[1]));
+    GIVES(BUSWAY_CLOSED, busway_calls_wait(pending, 3, replies, statuses));
+    CHECK(statuses[0] == BUSWAY_OK && statuses[1] == BUSWAY_CLOSED && statuses[2] == BUSWAY_OK);
+    CHECK(*(const int *)replies[0].data == 0 && *(const int *)replies[2].data == 2 && replies[1].data == NULL);
+    OK(busway_messages_release(replies, 3));
+    OK(busway_link_free(hosts[0]));
+    OK(busway_link_free(plugins[0]));
+    OK(busway_link_free(plugins[1]));
+}
+
 static void *serves(void *link)
 {
     busway_status status;
@@ -245,23 +270,47 @@ static void *calls(void *link)
     return NULL;
 }
 
+// There are reply cells for one of these beside the others.
+enum { MANY = 3 };
+
+static void *calls_many(void *link)
+{
+    busway_call pending[MANY] = {{0}};
+    busway_message replies[MANY] = {{0}};
+    busway_item items[MANY] = {{0}};
+    busway_status status, statuses[MANY];
+    do {
+        size_t n;
+        status = busway_link_submit_many(link, items, MANY, BUSWAY_NEVER, pending, &n);
+        if (n > 0) {
+            busway_status waited = busway_calls_wait(pending, n, replies, statuses);
+            status = status == BUSWAY_OK ? waited : status;
+        }
+        OK(busway_messages_release(replies, MANY));
+    } while (status == BUSWAY_OK);
+    CHECK(status == BUSWAY_CLOSED || status == BUSWAY_CANCELLED || status == BUSWAY_STALE_HANDLE ||
+          status == BUSWAY_REJECTED);
+    return NULL;
+}
+
 // Both ends are freed under threads that wait in them.
 static void freed_in_use(void)
 {
     for (int round = 0; round < 50; round++) {
         busway_link *host, *plugin;
         busway_message reply = {0};
-        pthread_t threads[4];
+        pthread_t threads[5];
         pair(&host, &plugin);
         CHECK(pthread_create(&threads[0], NULL, serves, plugin) == 0);
         CHECK(pthread_create(&threads[1], NULL, serves, plugin) == 0);
         CHECK(pthread_create(&threads[2], NULL, calls, host) == 0);
         CHECK(pthread_create(&threads[3], NULL, calls, host) == 0);
+        CHECK(pthread_create(&threads[4], NULL, calls_many, host) == 0);
         OK(busway_link_call(host, 1, "a", 1, BUSWAY_NEVER, &reply));
         OK(busway_message_release(&reply));
         OK(busway_link_free(round % 2 ? host : plugin));
         OK(busway_link_free(round % 2 ? plugin : host));
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < 5; i++)
             CHECK(pthread_join(threads[i], NULL) == 0);
     }
 }
@@ -346,6 +395,7 @@ int main(void)
     wrong_arguments();
     what_is_no_object();
     what_outlives_its_link();
+    of_two_links();
     freed_in_use();
 #ifndef __SANITIZE_ADDRESS__ // whose own allocator a forked child may find locked for ever
     forked_meanwhile();

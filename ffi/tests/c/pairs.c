@@ -254,6 +254,7 @@ static void batches(void)
     static busway_status statuses[MANY];
     static busway_loan loans[2];
     static uint64_t numbers[MANY];
+    busway_stats stats = busway_stats_init();
     uint32_t ready[MANY];
     size_t n;
     begin(256, 128);
@@ -299,6 +300,7 @@ static void batches(void)
     answers[0].status = BUSWAY_TIMEOUT;
     GIVES(BUSWAY_INVALID, busway_link_reply_many(plugin, requests, answers, 1, NULL));
     answers[0].status = BUSWAY_OK;
+    answers[0].len = sizeof numbers;
     OK(busway_link_reply_many(plugin, requests, answers, 10, statuses));
     OK(busway_calls_poll(pending, MANY, BUSWAY_NEVER, ready, &n));
     CHECK(n == 10);
@@ -311,11 +313,18 @@ static void batches(void)
     CHECK(last_error().code == 1);
     for (size_t i = 0; i < MANY; i++) {
         CHECK(statuses[i] == answers[i].status);
-        if (statuses[i] == BUSWAY_OK) {
-            CHECK(replies[i].len == 8 && memcmp(replies[i].data, &numbers[i], 8) == 0);
-            OK(busway_message_release(&replies[i]));
-        }
+        if (statuses[i] == BUSWAY_OK)
+            CHECK(replies[i].len == answers[i].len && memcmp(replies[i].data, &numbers[i], answers[i].len) == 0);
     }
+    // The first came in a slot. Where a call was refused there is nothing to release.
+    OK(busway_link_stats(plugin, &stats));
+    CHECK(stats.slots_in_use == 1);
+    OK(busway_message_release(&replies[2]));
+    OK(busway_messages_release(replies, MANY));
+    OK(busway_link_stats(plugin, &stats));
+    CHECK(stats.slots_in_use == 0);
+    for (size_t i = 0; i < MANY; i++)
+        GIVES(BUSWAY_STALE_HANDLE, busway_message_release(&replies[i]));
     GIVES(BUSWAY_STALE_HANDLE, busway_calls_poll(pending, MANY, BUSWAY_NEVER, ready, &n));
     items[2].loan = items[4].loan = NULL;
     end();
