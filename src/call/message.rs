@@ -4,7 +4,7 @@ use super::{Hold, PeerBytes};
 use crate::error::{Error, Result};
 use crate::slots::SlotRef;
 use bytemuck::AnyBitPattern;
-use core::mem::MaybeUninit;
+use core::mem::{ManuallyDrop, MaybeUninit};
 use core::ptr::NonNull;
 
 /// A payload from the other side, in place. Dropping it gives its slot back.
@@ -158,6 +158,14 @@ impl<'a> Message<'a> {
         let slot = self.data.slot();
         self.data.slot = None;
         slot
+    }
+
+    /// The slot, which is the caller's to release, and what it was received over.
+    #[inline(always)]
+    pub(crate) fn into_parts(self) -> (Option<SlotRef>, Hold<'a>) {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once, and not dropped where it was.
+        (this.data.slot(), unsafe { core::ptr::read(&this.hold) })
     }
 
     fn take_data(&mut self) -> Data {

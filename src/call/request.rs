@@ -8,6 +8,7 @@ use crate::tasks::{self, Kind, Waited, unless_full};
 use crate::wake::Deadline;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::fmt;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 /// Codes of [`Error::Rejected`] that the bus itself uses. Your own are best kept below them.
@@ -155,11 +156,9 @@ impl<'a> Request<'a> {
     /// [`reject::NO_SLOT`]. How the link ended.
     #[inline(always)]
     pub fn reply<'p>(mut self, payload: impl Into<Payload<'p>>) -> Result<()> {
-        if self.answered {
-            return Ok(()); // an event; the loan goes back
-        }
         match payload.into() {
-            Payload::Bytes(bytes) => self.answer(|bus, head, released| bus.answer(head, bytes, released)),
+            Payload::Bytes(bytes) => self.spend(|bus, head, released| bus.answer(head, bytes, released)),
+            Payload::Loan(_) if self.answered => Ok(()), // an event; the loan goes back
             Payload::Loan(loan) if loan.len() <= INLINE_REPLY => {
                 self.answer(|bus, head, released| bus.answer(head, &loan, released))
             }
@@ -256,6 +255,19 @@ impl<'a> Request<'a> {
     pub fn into_owned(mut self) -> Request<'static> {
         let answered = core::mem::replace(&mut self.answered, true);
         Request { head: self.head, answered, message: self.message.take().into_owned() }
+    }
+
+    /// As [`answer`](Self::answer), and nothing is left to drop: a request that is dropped has to be moved to where it can be.
+    #[inline(always)]
+    fn spend(self, answer: impl FnOnce(&dyn Bus, Head, Option<SlotRef>) -> Result<()>) -> Result<()> {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: read once, and not dropped where it was.
+        let (slot, hold) = unsafe { core::ptr::read(&this.message) }.into_parts();
+        if this.answered {
+            slot.into_iter().for_each(|slot| hold.release(slot));
+            return Ok(());
+        }
+        answer(&*hold, this.head, slot)
     }
 
     #[inline(always)]
