@@ -443,14 +443,21 @@ unsafe fn answer_one(request: &At<busway_request>, lender: u64, answer: &busway_
     if of != 0 && of != lender {
         return Err(Failure::Invalid("a request of another link"));
     }
-    match answer.status {
-        BUSWAY_OK if answer.loan.is_null() => {
-            // SAFETY: by this function's contract.
-            let bytes = unsafe { bytes(answer.data, answer.len)? };
-            Ok(request.take()?.reply(bytes)?)
-        }
+    if answer.status != BUSWAY_OK {
+        return refuse_one(request, answer);
+    }
+    if !answer.loan.is_null() {
         // SAFETY: by this function's contract.
-        BUSWAY_OK => unsafe { reply_loan(request, answer.loan) },
+        return unsafe { reply_loan(request, answer.loan) };
+    }
+    // SAFETY: by this function's contract; full, since it has a lender.
+    let (bytes, request) = unsafe { (bytes(answer.data, answer.len)?, request.take_full()) };
+    Ok(request.reply(bytes)?)
+}
+
+#[cold]
+fn refuse_one(request: &At<busway_request>, answer: &busway_answer) -> Result<(), Failure> {
+    match answer.status {
         BUSWAY_REJECTED => Ok(request.take()?.reject(answer.code)?),
         BUSWAY_NO_SUCH_METHOD => Ok(request.take()?.no_such_method()?),
         _ => Err(Failure::Invalid("an answer is BUSWAY_OK, BUSWAY_REJECTED or BUSWAY_NO_SUCH_METHOD")),

@@ -235,10 +235,10 @@ impl<O: Object> At<O> {
         lender: &mut Lender,
         body: impl FnOnce(O::Value) -> Result<R, Failure>,
     ) -> Result<R, Failure> {
-        let of = self.lender()?;
-        // If its link is gone it holds nothing, and dropping it would look at the link.
-        let value = ManuallyDrop::new(self.take()?);
-        lender.change(of)?;
+        let changed = lender.change(self.lender()?);
+        // SAFETY: full, since it has a lender. If that is gone it holds nothing, and dropping it would look at the link.
+        let value = ManuallyDrop::new(unsafe { self.take_full() });
+        changed?;
         body(ManuallyDrop::into_inner(value))
     }
 
@@ -255,15 +255,21 @@ impl<O: Object> At<O> {
     /// Takes out what is in it.
     #[inline(always)]
     pub(crate) fn take(&self) -> Result<O::Value, Failure> {
-        if !self.is_full() {
-            return Err(Failure::Stale(O::SPENT));
-        }
+        self.lender()?;
+        // SAFETY: full, since it has a lender.
+        Ok(unsafe { self.take_full() })
+    }
+
+    /// # Safety
+    /// It is full.
+    #[inline(always)]
+    pub(crate) unsafe fn take_full(&self) -> O::Value {
         let slot = self.slot();
         // SAFETY: full, and no more after this.
         unsafe {
             (&raw mut (*slot).tag).write(0);
             (*self.0).show(None);
-            Ok((&raw const (*slot).value).cast::<O::Value>().read())
+            (&raw const (*slot).value).cast::<O::Value>().read()
         }
     }
 }
