@@ -42,6 +42,7 @@ pub mod set;
 pub mod ring;
 
 use crate::error::{Failure, busway_status};
+use crate::handle::Held;
 use busway::Deadline;
 use core::ffi::{CStr, c_char, c_void};
 use core::time::Duration;
@@ -64,6 +65,36 @@ fn guard(body: impl FnOnce() -> Result<(), Failure>) -> busway_status {
             core::mem::forget(payload);
             error::set(Failure::Panic)
         }
+    }
+}
+
+/// Asks what a handle names, and writes what it says.
+///
+/// # Safety
+/// `to` is null, or valid for writes.
+unsafe fn ask<T: Held, H, R>(
+    handle: *const H,
+    to: *mut R,
+    ask: impl FnOnce(&T) -> Result<R, Failure>,
+) -> busway_status {
+    guard(|| {
+        // SAFETY: by this function's contract.
+        let to = unsafe { out(to)? };
+        to.write(handle::with(handle, ask)?);
+        Ok(())
+    })
+}
+
+/// What is there at once where the caller does not wait, and else what comes until its deadline.
+#[inline(always)]
+fn await_one<R>(
+    until: u64,
+    at_once: impl FnOnce() -> busway::Result<Option<R>>,
+    wait: impl FnOnce(Deadline) -> busway::Result<R>,
+) -> Result<R, Failure> {
+    match until {
+        BUSWAY_NOW => at_once()?.ok_or(Failure::WouldBlock),
+        until => Ok(wait(deadline(until))?),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, de
 use crate::object::At;
 use crate::options;
 use crate::request::{busway_request, hand_over};
-use crate::{BUSWAY_NOW, bytes, deadline, guard, out};
+use crate::{BUSWAY_NOW, ask, await_one, bytes, deadline, guard, out};
 use busway::{Deadline, Link, Payload, Process};
 use core::ffi::c_void;
 use std::os::fd::{AsFd, AsRawFd};
@@ -269,10 +269,7 @@ pub unsafe extern "C" fn busway_link_recv(
         let to = unsafe { At::new(request)?.vacant()? };
         let lender = link.addr() as u64;
         handle::with(link, |link: &Linked| {
-            let request = match deadline {
-                BUSWAY_NOW => link.try_recv()?.ok_or(Failure::WouldBlock)?,
-                deadline => link.recv(crate::deadline(deadline))?,
-            };
+            let request = await_one(deadline, || link.try_recv(), |until| link.recv(until))?;
             hand_over(&to, lender, request);
             Ok(())
         })
@@ -332,12 +329,8 @@ pub unsafe extern "C" fn busway_link_shut_down(
 /// Errors: BUSWAY_UNSUPPORTED if the link's process was not spawned here.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_pid(link: *mut busway_link, pid: *mut u32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(pid)? };
-        to.write(handle::with(link, |link: &Linked| Ok(link.process()?.id()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, pid, |link: &Linked| Ok(link.process()?.id())) }
 }
 
 /// Kills a child that was spawned, at once. Calls under way end as BUSWAY_PEER_DIED.
@@ -350,12 +343,8 @@ pub unsafe extern "C" fn busway_link_kill(link: *mut busway_link) -> busway_stat
 /// Whether the link has ended, by closing, death or a violation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_is_closed(link: *mut busway_link, closed: *mut bool) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(closed)? };
-        to.write(handle::with(link, |link: &Linked| Ok(link.is_closed()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, closed, |link: &Linked| Ok(link.is_closed())) }
 }
 
 /// Who the other process is.
@@ -364,23 +353,15 @@ pub unsafe extern "C" fn busway_link_peer(
     link: *mut busway_link,
     credentials: *mut busway_credentials,
 ) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(credentials)? };
-        to.write(handle::with(link, |link: &Linked| Ok(link.peer().into()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, credentials, |link: &Linked| Ok(link.peer().into())) }
 }
 
 /// The largest payload that this side can send, in bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_max_payload(link: *mut busway_link, len: *mut usize) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(len)? };
-        to.write(handle::with(link, |link: &Linked| Ok(link.max_payload()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, len, |link: &Linked| Ok(link.max_payload())) }
 }
 
 /// Counters of one end since it joined.
@@ -454,12 +435,8 @@ pub unsafe extern "C" fn busway_link_stats(link: *mut busway_link, stats: *mut b
 /// Errors: BUSWAY_UNSUPPORTED on a link inside one process.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_fd(link: *mut busway_link, fd: *mut i32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(fd)? };
-        to.write(handle::with(link, |link: &Linked| link.fd())?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, fd, |link: &Linked| link.fd()) }
 }
 
 /// Before an event loop sleeps on the descriptor: asks the other side to ring it for anything that happens. `sleep` is false if there
@@ -467,12 +444,8 @@ pub unsafe extern "C" fn busway_link_fd(link: *mut busway_link, fd: *mut i32) ->
 /// Threads: one event loop a link; busway_calls_poll is one too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_arm(link: *mut busway_link, sleep: *mut bool) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(sleep)? };
-        to.write(handle::with(link, |link: &Linked| Ok(link.arm()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(link, sleep, |link: &Linked| Ok(link.arm())) }
 }
 
 /// After an event loop woke, or did not sleep: takes in what made the descriptor readable. Blocks for up to 100 ms if the other side has

@@ -8,7 +8,7 @@ use crate::message::{borrowed_back, busway_call, busway_loan, busway_message, de
 use crate::object::{At, object};
 use crate::options::{self, busway_command, busway_config, busway_pool_config};
 use crate::request::{busway_request, hand_over, hand_over_all};
-use crate::{BUSWAY_NOW, array, bytes, check_array, deadline, guard, os_str, out};
+use crate::{BUSWAY_NOW, array, ask, await_one, bytes, check_array, deadline, guard, os_str, out};
 use busway::pool::{Member, MemberProcess, Pool, Queue, Worker};
 use busway::{Deadline, Error, Payload};
 use core::ffi::{c_char, c_void};
@@ -226,12 +226,8 @@ pub unsafe extern "C" fn busway_pool_listen(
 /// Errors: BUSWAY_UNSUPPORTED if this is not the host.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_pool_members(pool: *mut busway_pool, count: *mut usize) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(count)? };
-        to.write(handle::with(pool, |pool: &Seated| Ok(pool.host()?.members()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(pool, count, |pool: &Seated| Ok(pool.host()?.members())) }
 }
 
 /// Waits until there are no more than `count` members besides the host, or until `deadline`: BUSWAY_TIMEOUT.
@@ -254,34 +250,22 @@ pub unsafe extern "C" fn busway_pool_wait_members(
 /// The number of this member, from 1, the host's. Numbers are used again.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_pool_place(pool: *mut busway_pool, place: *mut u32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(place)? };
-        to.write(handle::with(pool, |pool: &Seated| Ok(pool.place()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(pool, place, |pool: &Seated| Ok(pool.place())) }
 }
 
 /// Whether the pool has ended, for this process at least.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_pool_is_closed(pool: *mut busway_pool, closed: *mut bool) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(closed)? };
-        to.write(handle::with(pool, |pool: &Seated| Ok(pool.is_closed()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(pool, closed, |pool: &Seated| Ok(pool.is_closed())) }
 }
 
 /// The largest payload, in bytes.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_pool_max_payload(pool: *mut busway_pool, len: *mut usize) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(len)? };
-        to.write(handle::with(pool, |pool: &Seated| Ok(pool.max_payload()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(pool, len, |pool: &Seated| Ok(pool.max_payload())) }
 }
 
 /// Counters of this process. `calls_in_use` counts its calls that await a reply, `slots_in_use` the slots that it holds.
@@ -298,12 +282,8 @@ pub unsafe extern "C" fn busway_pool_stats(pool: *mut busway_pool, stats: *mut b
 /// Fork: BUSWAY_FORKED in a forked child. Errors: BUSWAY_IO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_pool_fd(pool: *mut busway_pool, fd: *mut i32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(fd)? };
-        to.write(handle::with(pool, |pool: &Seated| Ok(pool.descriptor()?.as_raw_fd()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(pool, fd, |pool: &Seated| Ok(pool.descriptor()?.as_raw_fd())) }
 }
 
 /// Before an event loop sleeps on the descriptor: asks the others to ring it for requests in the queues of `worker`, which may be NULL, and for
@@ -614,10 +594,7 @@ pub unsafe extern "C" fn busway_worker_recv(
         let (worker, to) = unsafe { (At::new(worker.cast_mut())?, At::new(request)?.vacant()?) };
         let lender = worker.lender()?;
         worker.peek(|worker| {
-            let request = match deadline {
-                BUSWAY_NOW => worker.try_recv()?.ok_or(Failure::WouldBlock)?,
-                deadline => worker.recv(crate::deadline(deadline))?,
-            };
+            let request = await_one(deadline, || worker.try_recv(), |until| worker.recv(until))?;
             hand_over(&to, lender, request);
             Ok(())
         })
@@ -645,10 +622,7 @@ pub unsafe extern "C" fn busway_worker_recv_many(
             if max == 0 {
                 return Ok(());
             }
-            let first = match deadline {
-                BUSWAY_NOW => worker.try_recv()?.ok_or(Failure::WouldBlock)?,
-                deadline => worker.recv(crate::deadline(deadline))?,
-            };
+            let first = await_one(deadline, || worker.try_recv(), |until| worker.recv(until))?;
             let more = core::iter::from_fn(|| worker.try_recv().ok().flatten());
             hand_over_all(to, lender, core::iter::once(first).chain(more), received);
             Ok(())
@@ -659,23 +633,15 @@ pub unsafe extern "C" fn busway_worker_recv_many(
 /// Process id of a member that was spawned.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_process_pid(process: *mut busway_process, pid: *mut u32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(pid)? };
-        to.write(handle::with(process, |process: &MemberProcess| Ok(process.id()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(process, pid, |process: &MemberProcess| Ok(process.id())) }
 }
 
 /// Its place in the pool.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_process_place(process: *mut busway_process, place: *mut u32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(place)? };
-        to.write(handle::with(process, |process: &MemberProcess| Ok(process.place()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(process, place, |process: &MemberProcess| Ok(process.place())) }
 }
 
 /// Kills it at once.

@@ -5,7 +5,7 @@ use crate::handle::{self, Held};
 use crate::link::{Linked, busway_link};
 use crate::object::At;
 use crate::request::{busway_request, hand_over};
-use crate::{BUSWAY_NOW, guard, out};
+use crate::{ask, await_one, guard, out};
 use busway::{LinkSet, Token};
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -66,12 +66,8 @@ pub unsafe extern "C" fn busway_set_remove(set: *mut busway_set, token: u64) -> 
 /// How many links are in the set.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_set_len(set: *mut busway_set, len: *mut usize) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(len)? };
-        to.write(handle::with(set, |set: &LinkSet| Ok(set.len()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(set, len, |set: &LinkSet| Ok(set.len())) }
 }
 
 /// Receives the next request of any link, whose token is written to `token`. Waits until `deadline`; BUSWAY_NOW does not wait. If a link has
@@ -89,10 +85,7 @@ pub unsafe extern "C" fn busway_set_recv(
         // SAFETY: as above.
         let (token, to) = unsafe { (out(token)?.write(0), At::new(request)?.vacant()?) };
         let set = handle::share::<LinkSet, _>(set)?;
-        let (from, received) = match deadline {
-            BUSWAY_NOW => set.try_recv()?.ok_or(Failure::WouldBlock)?,
-            deadline => set.recv(crate::deadline(deadline))?,
-        };
+        let (from, received) = await_one(deadline, || set.try_recv(), |until| set.recv(until))?;
         *token = from.into();
         // It is its own owner.
         hand_over(&to, 0, received?);
@@ -103,10 +96,6 @@ pub unsafe extern "C" fn busway_set_recv(
 /// A descriptor that becomes readable when a link that is asleep has something. For polling only. It is closed when the set is freed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_set_fd(set: *mut busway_set, fd: *mut i32) -> busway_status {
-    guard(|| {
-        // SAFETY: as above.
-        let to = unsafe { out(fd)? };
-        to.write(handle::with(set, |set: &LinkSet| Ok(set.as_fd().as_raw_fd()))?);
-        Ok(())
-    })
+    // SAFETY: as above.
+    unsafe { ask(set, fd, |set: &LinkSet| Ok(set.as_fd().as_raw_fd())) }
 }
