@@ -547,7 +547,7 @@ pub unsafe extern "C" fn busway_queue_submit_loan(
 
 /// # Safety
 /// As the functions of the header.
-#[inline(never)]
+#[inline(always)]
 unsafe fn submit(
     queue: *const busway_queue,
     call: *mut busway_call,

@@ -114,6 +114,26 @@ pub enum Payload<'a> {
 }
 
 impl Payload<'_> {
+    /// Whether it travels as the slot that it is in, since it has more than `inline` bytes: one that was cut so short that it
+    /// fits its message is not worth its cache line. Looked at before it is taken apart, because a loan that is moved without need
+    /// costs more than all else that is done with it.
+    #[inline(always)]
+    pub(crate) fn is_slot(&self, inline: usize) -> bool {
+        matches!(self, Payload::Loan(loan) if loan.in_slot() && loan.len() > inline)
+    }
+
+    /// As [`Loan::into_slot`], of a payload that is one.
+    ///
+    /// # Errors
+    /// As there.
+    #[inline(always)]
+    pub(crate) fn into_slot(self, bus: *const ()) -> Result<(NonNull<u8>, SlotId)> {
+        match self {
+            Payload::Loan(loan) => loan.into_slot(bus),
+            Payload::Bytes(_) => unreachable!("asked of payloads in slots alone"),
+        }
+    }
+
     /// Length in bytes.
     pub fn len(&self) -> usize {
         match self {

@@ -4,7 +4,7 @@ use super::end::End;
 use super::intake::Taken;
 use super::sending::{CellOf, GATHER, Needs};
 use super::words::{self, Body, entry};
-use crate::call::{Bus, Loan, Payload, Pending, Ticket};
+use crate::call::{Bus, Payload, Pending, Ticket};
 use crate::error::{Error, Result};
 use crate::slots::arena::SlotId;
 use crate::wake::Deadline;
@@ -142,29 +142,26 @@ impl<'a> Batch<'a> {
         deadline: Deadline,
         wait: bool,
     ) -> Result<Ticket> {
-        let bytes = match payload {
-            Payload::Loan(loan) if loan.in_slot() && loan.len() > words::INLINE_REQUEST => {
-                return self.push_loan(needs, method, loan, deadline, wait);
-            }
-            bytes => bytes,
-        };
-        let bytes = bytes.as_ref();
+        if payload.is_slot(words::INLINE_REQUEST) {
+            return self.push_slot(needs, method, payload, deadline, wait);
+        }
+        let bytes = payload.as_ref();
         if bytes.len() > words::INLINE_REQUEST {
             return self.push_long(needs, method, bytes, deadline, wait);
         }
         self.gather(needs, method, bytes.len(), deadline, wait, End::carry_bytes(bytes))
     }
 
-    fn push_loan(
+    fn push_slot(
         &mut self,
         needs: Needs,
         method: u32,
-        loan: Loan<'_>,
+        payload: Payload<'_>,
         deadline: Deadline,
         wait: bool,
     ) -> Result<Ticket> {
-        let (end, len) = (self.end, loan.len());
-        let (_, slot) = loan.into_slot(core::ptr::from_ref(end).cast())?;
+        let (end, len) = (self.end, payload.len());
+        let (_, slot) = payload.into_slot(core::ptr::from_ref(end).cast())?;
         let carry = end.carry_slot(slot, len, needs);
         self.gather(needs, method, len, deadline, wait, carry).inspect_err(|_| end.unloan(slot))
     }

@@ -288,16 +288,12 @@ impl End {
     /// Sends one request.
     #[inline(always)]
     fn send(&self, needs: Needs, method: u32, payload: Payload<'_>, deadline: Deadline, wait: bool) -> Result<Ticket> {
-        let bytes = match payload {
-            // One that was cut so short that it fits the entry is not worth its cache line.
-            Payload::Loan(loan) if loan.in_slot() && loan.len() > words::INLINE_REQUEST => {
-                let len = loan.len();
-                let slot = loan.into_slot(core::ptr::from_ref(self).cast())?;
-                return self.send_slot(needs, method, slot, len, deadline, wait);
-            }
-            bytes => bytes,
-        };
-        let bytes = bytes.as_ref();
+        if payload.is_slot(words::INLINE_REQUEST) {
+            let len = payload.len();
+            let slot = payload.into_slot(core::ptr::from_ref(self).cast())?;
+            return self.send_slot(needs, method, slot, len, deadline, wait);
+        }
+        let bytes = payload.as_ref();
         if bytes.len() > words::INLINE_REQUEST {
             return self.send_long(needs, method, bytes, deadline, wait);
         }

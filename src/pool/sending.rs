@@ -93,15 +93,12 @@ impl Seat {
         self.usable()?;
         self.rings[usize::from(queue)].prefetch();
         let (patience, len) = (wait.then_some(deadline), payload.len());
-        let slot = match payload {
-            Payload::Loan(loan) if loan.in_slot() && len > INLINE_REQUEST => {
-                handle_of(loan.into_slot(core::ptr::from_ref(self).cast())?.1.bits())
-            }
-            bytes => {
-                let slot = self.slot(len, patience)?;
-                self.fill(slot, bytes.as_ref());
-                slot
-            }
+        let slot = if payload.is_slot(INLINE_REQUEST) {
+            handle_of(payload.into_slot(core::ptr::from_ref(self).cast())?.1.bits())
+        } else {
+            let slot = self.slot(len, patience)?;
+            self.fill(slot, payload.as_ref());
+            slot
         };
         self.address(slot, method, len, deadline);
         let sent = self.enqueue(queue, what, slot, patience)?;
