@@ -86,12 +86,16 @@ impl busway_confinement {
         if has(BUSWAY_CONFINE_BEST_EFFORT) {
             to = to.best_effort();
         }
-        let limits: [(u64, fn(Confinement, u64) -> Confinement); 3] = [
-            (this.max_memory, Confinement::max_memory),
-            (this.max_files, Confinement::max_files),
-            (this.max_processes, Confinement::max_processes),
-        ];
-        Ok(limits.into_iter().filter(|(limit, _)| *limit != 0).fold(to, |to, (limit, set)| set(to, limit)))
+        if this.max_memory != 0 {
+            to = to.max_memory(this.max_memory);
+        }
+        if this.max_files != 0 {
+            to = to.max_files(this.max_files);
+        }
+        if this.max_processes != 0 {
+            to = to.max_processes(this.max_processes);
+        }
+        Ok(to)
     }
 }
 
