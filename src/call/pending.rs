@@ -71,6 +71,21 @@ impl<'a> Pending<'a> {
 
     /// As [`wait`](Self::wait), to where the reply will stay: it is moved no more. Written if there is no error.
     ///
+    /// ```
+    /// # use busway::{Config, Deadline, Link};
+    /// # let (host, plugin) = Link::pair(&Config::default())?;
+    /// let mut replies = [const { std::mem::MaybeUninit::uninit() }; 2];
+    /// let calls = [host.submit(1, b"", Deadline::NEVER)?, host.submit(1, b"", Deadline::NEVER)?];
+    /// # for _ in 0..2 { plugin.recv(Deadline::NEVER)?.reply(b"done")?; }
+    /// for (call, to) in calls.into_iter().zip(&mut replies) {
+    ///     call.wait_to(to)?;
+    /// }
+    /// // SAFETY: written, since there was no error.
+    /// let replies = replies.map(|reply| unsafe { reply.assume_init() });
+    /// assert_eq!(replies[1].to_vec(), b"done");
+    /// # Ok::<(), busway::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`wait`](Self::wait).
     #[inline(always)]

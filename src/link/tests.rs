@@ -113,7 +113,7 @@ fn no_way_to_fail_keeps_a_slot() {
         let event = plugin.recv(Deadline::NEVER).unwrap();
         let loan = event.loan(long.len()).unwrap();
         event.reply(loan).unwrap();
-        host.send(1, b"", Deadline::NEVER).unwrap();
+        host.send(1, &long, Deadline::NEVER).unwrap();
         plugin.recv(Deadline::NEVER).unwrap().reply(&long).unwrap();
         assert_eq!(slots(), (0, 0), "an event was answered");
 
