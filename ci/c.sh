@@ -155,7 +155,7 @@ if have valgrind; then
     for test in "${tests[@]}"; do
         # shellcheck disable=SC2086 # a test and its argument
         timeout 280 valgrind -q --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite,indirect \
-            --show-leak-kinds=definite,indirect "$dir"/$test || fail "$test under valgrind"
+            --suppressions=ffi/tests/c/valgrind.supp --show-leak-kinds=definite,indirect "$dir"/$test || fail "$test under valgrind"
     done
     echo "valgrind: ${tests[*]}: as it should be"
 fi
