@@ -841,6 +841,10 @@ busway_status busway_message_copy(const struct busway_message *message, size_t o
 // Threads: any. Fork: does nothing in a forked child. Errors: BUSWAY_STALE_HANDLE.
 busway_status busway_message_release(struct busway_message *message);
 
+// Gives messages back, as many as there are in the array: those that are spent are left out.
+// Threads: any. Fork: does nothing in a forked child.
+busway_status busway_messages_release(struct busway_message *messages, size_t count);
+
 // Waits for the reply of a call until its deadline. The call is spent, whatever comes of it.
 // Threads: any. Errors: as busway_link_call; BUSWAY_STALE_HANDLE; BUSWAY_BUSY.
 busway_status busway_call_wait(struct busway_call *call, struct busway_message *reply);
