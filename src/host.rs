@@ -132,7 +132,8 @@ impl Process {
         self.child.kill()
     }
 
-    /// Closes the link in order until `deadline`, then waits for the child to exit; kills it after a second.
+    /// Closes the link in order and waits for the child to exit, all until `deadline`; then kills it. Once the link has closed it has a
+    /// second to exit in any case.
     ///
     /// # Errors
     /// What the system says of the waiting.
@@ -140,8 +141,9 @@ impl Process {
         if self.child.forked() {
             return Err(Error::Forked);
         }
+        let deadline = deadline.into();
         self.link.close(deadline);
-        self.child.end().map_err(Error::std_io("wait for a plugin"))
+        self.child.end(deadline).map_err(Error::std_io("wait for a plugin"))
     }
 }
 

@@ -299,8 +299,8 @@ pub unsafe extern "C" fn busway_link_free(link: *mut busway_link) -> busway_stat
     guard(|| handle::free::<Linked, _>(link))
 }
 
-/// Closes the link of a process that was spawned in order until `deadline`, waits a second for the process to exit, kills it if it does
-/// not, and frees the link. `exit_status` is how it ended, as waitpid has it; it may be NULL.
+/// Closes the link of a process that was spawned in order and waits for the process to exit, all until `deadline`; then kills it, and frees
+/// the link. Once the link has closed it has a second to exit in any case. `exit_status` is how it ended, as waitpid has it; it may be NULL.
 /// Threads: any; one frees. Errors: BUSWAY_UNSUPPORTED if its process was not spawned here; BUSWAY_IO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_link_shut_down(

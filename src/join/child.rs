@@ -59,7 +59,7 @@ impl Child {
                 child.grace = Duration::from_secs(1);
                 Ok((joined, child))
             }
-            Err(Error::Join(JoinError::HungUp)) => match child.wait_exit(Duration::from_millis(200)) {
+            Err(Error::Join(JoinError::HungUp)) => match child.wait_exit(Deadline::after(Duration::from_millis(200))) {
                 Some(status) => Err(JoinError::ChildExited { status }.into()),
                 None => Err(JoinError::HungUp.into()),
             },
@@ -89,20 +89,21 @@ impl Child {
         kill_process(Pid::from_child(&self.child), Signal::KILL).map_err(Error::io("kill a plugin"))
     }
 
-    /// How the child ended, if it does within `limit`.
-    fn wait_exit(&mut self, limit: Duration) -> Option<ExitStatus> {
+    /// How the child ended, if it does by then.
+    fn wait_exit(&mut self, deadline: Deadline) -> Option<ExitStatus> {
         if let Ok(pidfd) = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()) {
-            let _ = poll_until(&mut [PollFd::new(&pidfd, PollFlags::IN)], Deadline::after(limit));
+            let _ = poll_until(&mut [PollFd::new(&pidfd, PollFlags::IN)], deadline);
         }
         self.child.try_wait().ok().flatten()
     }
 
-    /// Waits for the child to exit; kills it after a second.
+    /// Waits for the child to exit until `deadline`, and for a second in any case; then kills it.
     ///
     /// # Errors
     /// What the system says.
-    pub fn end(&mut self) -> io::Result<ExitStatus> {
-        if let Some(status) = self.wait_exit(self.grace) {
+    pub fn end(&mut self, deadline: Deadline) -> io::Result<ExitStatus> {
+        let limit = deadline.remaining().map_or(Deadline::NEVER, |left| Deadline::after(left.max(self.grace)));
+        if let Some(status) = self.wait_exit(limit) {
             return Ok(status);
         }
         self.child.kill()?;
@@ -113,7 +114,7 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.forked() {
-            let _ = self.end();
+            let _ = self.end(Deadline::after(Duration::ZERO));
         }
     }
 }

@@ -280,7 +280,7 @@ impl MemberProcess {
         if self.child.forked() {
             return Err(Error::Forked);
         }
-        self.child.end().map_err(Error::std_io("wait for a member"))
+        self.child.end(Deadline::after(Duration::ZERO)).map_err(Error::std_io("wait for a member"))
     }
 }
 

@@ -785,8 +785,8 @@ busway_status busway_link_close(struct busway_link *link,
 // Threads: any; one frees. Fork: in a forked child the handle becomes invalid, and nothing else happens.
 busway_status busway_link_free(struct busway_link *link);
 
-// Closes the link of a process that was spawned in order until `deadline`, waits a second for the process to exit, kills it if it does
-// not, and frees the link. `exit_status` is how it ended, as waitpid has it; it may be NULL.
+// Closes the link of a process that was spawned in order and waits for the process to exit, all until `deadline`; then kills it, and frees
+// the link. Once the link has closed it has a second to exit in any case. `exit_status` is how it ended, as waitpid has it; it may be NULL.
 // Threads: any; one frees. Errors: BUSWAY_UNSUPPORTED if its process was not spawned here; BUSWAY_IO.
 busway_status busway_link_shut_down(struct busway_link *link,
                                     uint64_t deadline,
