@@ -146,7 +146,7 @@ done
 echo "AddressSanitizer: as it should be"
 
 if have valgrind; then
-    tests=(handles pairs rings "pools group")
+    tests=("handles alone" pairs rings "pools group")
     # Older ones know nothing of pidfd_open, without which nobody knows when a plugin dies.
     if valgrind -q "$dir/processes" >/dev/null 2>&1; then
         tests+=(processes pools)
