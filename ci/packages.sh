@@ -15,8 +15,7 @@ apt() {
 }
 
 wanted=()
-# libssl-dev is for cargo-c.
-for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind g++ clang pkg-config libssl-dev groff-base; do
+for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind; do
     has_package "$package" || wanted+=("$package")
 done
 if ((${#wanted[@]})); then
@@ -44,5 +43,4 @@ fi
 
 # --debug halves the build time, and neither has much to do itself.
 have cargo-machete || timeout 300 cargo install cargo-machete --locked --debug || missing cargo-machete
-have cargo-cbuild || timeout 600 cargo install cargo-c@0.10.24+cargo-0.98.0 --locked --debug || missing cargo-c
 have cargo-fuzz || timeout 300 cargo install cargo-fuzz --locked --debug || missing cargo-fuzz
