@@ -328,9 +328,16 @@ fn an_event_storm_ends_with_its_link() {
             assert!(matches!(batch, Ok(1..) | Err(Error::Timeout { .. })), "{batch:?}");
         }
         stalls.time(allowed, || plugin.close(allowed));
-        let received = stalls.time(Duration::ZERO, || std::iter::from_fn(|| plugin.recv(SOON).ok()).count());
+        let mut received = stalls.time(Duration::ZERO, || std::iter::from_fn(|| plugin.recv(SOON).ok()).count());
+        // It may have found nothing for a moment, before the storm was over.
+        loop {
+            match plugin.recv_batch(10, SOON).map(Iterator::count) {
+                Ok(more) => received += more,
+                Err(Error::Closed) => break,
+                Err(other) => panic!("{other:?}"),
+            }
+        }
         assert!(received <= 17 * 256, "{received} events after the end");
-        assert_err!(plugin.recv_batch(10, SOON).map(Iterator::count), Error::Closed);
         figure("G5", &format!("longest stall beyond deadlines, event storm ({idle})"), stalls);
         finish(plugin);
     }
