@@ -2,6 +2,7 @@
 
 use super::end::{End, Handler, Options};
 use super::intake::{BAD_CELL, CHUNK, Taken};
+use super::replies::unread;
 use super::waiting::IntakeSpot;
 use super::words::{self, Body, entry, reply};
 use crate::call::{Bus, Data, Head, Message, Payload, Refused, Request, Stop, Ticket, copy_short, guarded, reject};
@@ -453,12 +454,9 @@ impl Bus for End {
     }
 
     fn give_up(&self, ticket: &Ticket) {
-        let mut unread = MaybeUninit::uninit();
         if !self.forked()
             && self.give_up_call(ticket)
-            && self.take_reply(ticket, &mut unread).is_ok()
-            // SAFETY: written, as it says.
-            && let Some(slot) = unsafe { unread.assume_init() }.slot()
+            && let Some(slot) = unread(|to| self.take_reply(ticket, to))
         {
             self.release(slot);
         }

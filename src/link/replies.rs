@@ -15,6 +15,14 @@ use core::task::{Context, Poll, ready};
 
 const UNSENT: Error = Error::Unsupported { what: "waiting for a call that its batch has not sent; flush it first" };
 
+/// The slot of a reply that nobody reads: of what `take` writes where there is no error.
+pub(super) fn unread(take: impl FnOnce(&mut MaybeUninit<Data>) -> Result<()>) -> Option<SlotRef> {
+    let mut data = MaybeUninit::uninit();
+    take(&mut data).ok()?;
+    // SAFETY: written, since there was no error; both who take a reply say so.
+    unsafe { data.assume_init() }.slot()
+}
+
 impl End {
     #[inline(always)]
     pub(super) fn arrived(&self, ticket: &Ticket) -> bool {
@@ -158,13 +166,9 @@ impl End {
                 continue;
             }
             self.calls.unlist_given_up(&mut tx.cells, at);
-            let mut unread = MaybeUninit::uninit();
-            if self.read_reply(&ticket, &mut unread).is_ok() {
-                // SAFETY: written, as it says.
-                if let Some(slot) = unsafe { unread.assume_init() }.slot() {
-                    self.release_slot(slot);
-                    released = true;
-                }
+            if let Some(slot) = unread(|to| self.read_reply(&ticket, to)) {
+                self.release_slot(slot);
+                released = true;
             }
             self.calls.put(&mut tx.cells, ticket.cell());
         }
