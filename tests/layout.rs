@@ -15,7 +15,7 @@ use busway::internals::link::words::{self, Line};
 use busway::internals::{Process, ring};
 use busway::pool::{PoolConfig, words as pool};
 use busway::region::{self, Header, Section, TABLE_AT};
-use busway::ring::mpmc::{Cell, Ends, entry_at};
+use busway::ring::mpmc::{Cell, Ends, Words, entry_at};
 use busway::ring::spsc::Entry;
 use busway::slots::SlotRef;
 use busway::slots::owned::{self, Handle, State, Word};
@@ -144,7 +144,10 @@ fn structs() -> Vec<(&'static str, (Vec<Field>, usize))> {
         ("SPSC ends", spsc_ends),
         ("Ring entry", fields!(Entry<u64> => Entry { word, value })),
         ("Member", fields!(ring::Place => ring::Place { who, healer })),
-        ("Cell", fields!(Cell<[u64; 2]> => Cell { entry, word, value })),
+        (
+            "Cell",
+            unfold(fields!(Cell<[u64; 2]> => Cell { words, value }), "words", fields!(Words => Words { entry, word })),
+        ),
         ("Packet", fields!(Packet => Packet { magic, version, kind, features, nonce, reason, place })),
     ]
 }

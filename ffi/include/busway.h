@@ -148,9 +148,6 @@
 // Nobody waits for an answer.
 #define BUSWAY_EVENT 1
 
-// The largest element, in bytes. What is larger goes better as the payload of a link or a pool.
-#define BUSWAY_RING_MAX_ELEMENT 128
-
 // A process that has said hello and waits to be admitted or refused.
 typedef struct busway_guest busway_guest;
 
@@ -1222,10 +1219,10 @@ busway_status busway_set_fd(struct busway_set *set,
                             int32_t *fd);
 
 // Makes a ring in which at least `capacity` elements fit, up to 2^30; each has `element_size` bytes, aligned to `element_align`: sizeof and
-// _Alignof of a type, up to BUSWAY_RING_MAX_ELEMENT and 8. Its memory is allocated here: some 2 to 3 times as many elements, and 8
+// _Alignof of a type. Its memory is allocated here: some 2 to 3 times as many elements, and 8
 // bytes with each.
-// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements;
-// BUSWAY_IO.
+// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity, for more memory than there can be, and for an
+// alignment above 64; BUSWAY_INVALID if no type has such a size and alignment; BUSWAY_IO.
 busway_status busway_spsc_create(size_t element_size,
                                  size_t element_align,
                                  size_t capacity,
@@ -1235,7 +1232,7 @@ busway_status busway_spsc_create(size_t element_size,
 // the caller's.
 // Threads: any. Errors: BUSWAY_WRONG_SIZE for elements of another size; BUSWAY_JOIN_FAILED with BUSWAY_JOIN_SEALS, BUSWAY_JOIN_BAD_MAGIC or
 // BUSWAY_JOIN_GEOMETRY if it is no such ring, with BUSWAY_JOIN_IDENTITY if it was made in another pid or time namespace;
-// BUSWAY_VERSION_MISMATCH; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements; BUSWAY_IO.
+// BUSWAY_VERSION_MISMATCH; BUSWAY_INVALID; BUSWAY_IO.
 busway_status busway_spsc_open(int32_t fd,
                                size_t element_size,
                                size_t element_align,

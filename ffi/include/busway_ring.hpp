@@ -15,7 +15,7 @@ namespace detail {
 template <class T>
 struct element {
     static_assert(std::is_trivially_copyable_v<T>, "plain data only");
-    static_assert(sizeof(T) <= BUSWAY_RING_MAX_ELEMENT && alignof(T) <= 8, "too large, or aligned to too much");
+    static_assert(alignof(T) <= 64, "aligned to too much");
 };
 
 // Whether something was done; what there is no room for, or nothing of, was not.

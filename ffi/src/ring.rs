@@ -1,18 +1,14 @@
 //! Rings of plain values.
 
-mod untyped;
-
-use self::untyped::{Belongs, ManyToMany, OneToOne, Origin, Pops, Pushes, element, mpmc, spsc};
 use crate::error::{Failure, busway_status};
 use crate::handle::{self, Held};
 use crate::object::{At, object};
 use crate::{guard, out};
 use busway::Error;
+use busway::ring::untyped::{Consumer, Mpmc, MpmcMember, Producer, Spsc};
+use core::alloc::Layout;
 use core::ffi::c_void;
-use std::os::fd::AsRawFd;
-
-/// The largest element, in bytes. What is larger goes better as the payload of a link or a pool.
-pub const BUSWAY_RING_MAX_ELEMENT: usize = 128;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// A ring of plain values with one producer and one consumer, in any two processes or in one: a memory file. Whoever has the file
 /// opens it; among all of them one takes the producer, and one the consumer. All processes of a ring trust each other.
@@ -48,47 +44,52 @@ pub struct busway_consumer {
     pub reserved: [u64; 8],
 }
 
-object!(busway_producer holds Box<dyn Pushes>, tag 0x9051,
+object!(busway_producer holds Box<Producer>, tag 0x9051,
     spent: "a producer that was never taken, was released, or copied", |this, end| {
-    (this.element_size, this.capacity) = end.map_or((0, 0), |end| end.shape());
+    (this.element_size, this.capacity) = end.map_or((0, 0), |end| (end.element_size(), end.capacity()));
 });
-object!(busway_consumer holds Box<dyn Pops>, tag 0xc095,
+object!(busway_consumer holds Box<Consumer>, tag 0xc095,
     spent: "a consumer that was never taken, was released, or copied", |this, end| {
-    (this.element_size, this.capacity) = end.map_or((0, 0), |end| end.shape());
+    (this.element_size, this.capacity) = end.map_or((0, 0), |end| (end.element_size(), end.capacity()));
 });
 
-struct OneToOneRing {
-    ring: Box<dyn OneToOne>,
-    size: usize,
-}
-
-struct ManyToManyRing {
-    ring: Box<dyn ManyToMany>,
-    size: usize,
-}
-
-struct Member(Box<dyn Belongs>);
-
-impl Held for OneToOneRing {
+impl Held for Spsc {
     const KIND: u64 = 8;
     const NOT: &'static str = "no ring of one producer and one consumer, or one that was freed";
 }
 
-impl Held for ManyToManyRing {
+impl Held for Mpmc {
     const KIND: u64 = 9;
     const NOT: &'static str = "no ring of many producers and consumers, or one that was freed";
 }
 
-impl Held for Member {
+impl Held for MpmcMember {
     const KIND: u64 = 10;
     const NOT: &'static str = "no member of a ring, or one that was freed";
 }
 
+/// What elements are.
+fn element(size: usize, align: usize) -> Result<Layout, Failure> {
+    let element = Layout::from_size_align(size, align).ok().filter(|_| size > 0 && size.is_multiple_of(align));
+    element.ok_or(Failure::Invalid("no type has such a size and alignment"))
+}
+
+/// A file of the caller, who keeps his descriptor.
+fn file(fd: i32) -> Result<OwnedFd, Failure> {
+    if fd < 0 {
+        return Err(Failure::Invalid("a descriptor below 0"));
+    }
+    // SAFETY: not -1. One that is not open is what the system says it is.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let doing = "duplicate the descriptor of a ring";
+    Ok(rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|errno| Error::Io { doing, source: errno.into() })?)
+}
+
 /// Makes a ring in which at least `capacity` elements fit, up to 2^30; each has `element_size` bytes, aligned to `element_align`: sizeof and
-/// _Alignof of a type, up to BUSWAY_RING_MAX_ELEMENT and 8. Its memory is allocated here: some 2 to 3 times as many elements, and 8
+/// _Alignof of a type. Its memory is allocated here: some 2 to 3 times as many elements, and 8
 /// bytes with each.
-/// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements;
-/// BUSWAY_IO.
+/// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity, for more memory than there can be, and for an
+/// alignment above 64; BUSWAY_INVALID if no type has such a size and alignment; BUSWAY_IO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_spsc_create(
     element_size: usize,
@@ -99,8 +100,7 @@ pub unsafe extern "C" fn busway_spsc_create(
     guard(|| {
         // SAFETY: the caller's pointers are as the header says, here and in all functions below.
         let (to, element) = (unsafe { out(ring)? }, element(element_size, element_align)?);
-        let ring = spsc(element, Origin::New { capacity, members: 0 })?;
-        to.write(handle::insert(OneToOneRing { ring, size: element_size })?);
+        to.write(handle::insert(Spsc::create(element, capacity)?)?);
         Ok(())
     })
 }
@@ -109,7 +109,7 @@ pub unsafe extern "C" fn busway_spsc_create(
 /// the caller's.
 /// Threads: any. Errors: BUSWAY_WRONG_SIZE for elements of another size; BUSWAY_JOIN_FAILED with BUSWAY_JOIN_SEALS, BUSWAY_JOIN_BAD_MAGIC or
 /// BUSWAY_JOIN_GEOMETRY if it is no such ring, with BUSWAY_JOIN_IDENTITY if it was made in another pid or time namespace;
-/// BUSWAY_VERSION_MISMATCH; BUSWAY_INVALID; BUSWAY_UNSUPPORTED for larger elements; BUSWAY_IO.
+/// BUSWAY_VERSION_MISMATCH; BUSWAY_INVALID; BUSWAY_IO.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_spsc_open(
     fd: i32,
@@ -120,8 +120,7 @@ pub unsafe extern "C" fn busway_spsc_open(
     guard(|| {
         // SAFETY: as above.
         let (to, element) = (unsafe { out(ring)? }, element(element_size, element_align)?);
-        let ring = spsc(element, Origin::file(fd)?)?;
-        to.write(handle::insert(OneToOneRing { ring, size: element_size })?);
+        to.write(handle::insert(Spsc::open(element, file(fd)?)?)?);
         Ok(())
     })
 }
@@ -133,7 +132,7 @@ pub unsafe extern "C" fn busway_spsc_fd(ring: *mut busway_spsc, fd: *mut i32) ->
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(fd)? };
-        to.write(handle::with(ring, |this: &OneToOneRing| Ok(this.ring.fd().as_raw_fd()))?);
+        to.write(handle::with(ring, |this: &Spsc| Ok(this.as_fd().as_raw_fd()))?);
         Ok(())
     })
 }
@@ -144,7 +143,7 @@ pub unsafe extern "C" fn busway_spsc_capacity(ring: *mut busway_spsc, capacity: 
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(capacity)? };
-        to.write(handle::with(ring, |this: &OneToOneRing| Ok(this.ring.capacity()))?);
+        to.write(handle::with(ring, |this: &Spsc| Ok(this.capacity()))?);
         Ok(())
     })
 }
@@ -157,7 +156,7 @@ pub unsafe extern "C" fn busway_spsc_producer(ring: *mut busway_spsc, producer: 
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { At::new(producer)?.vacant()? };
-        to.put(0, handle::with(ring, |this: &OneToOneRing| Ok(this.ring.producer(this.size)?))?);
+        to.put(0, handle::with(ring, |this: &Spsc| Ok(Box::new(this.producer()?)))?);
         Ok(())
     })
 }
@@ -169,7 +168,7 @@ pub unsafe extern "C" fn busway_spsc_consumer(ring: *mut busway_spsc, consumer: 
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { At::new(consumer)?.vacant()? };
-        to.put(0, handle::with(ring, |this: &OneToOneRing| Ok(this.ring.consumer(this.size)?))?);
+        to.put(0, handle::with(ring, |this: &Spsc| Ok(Box::new(this.consumer()?)))?);
         Ok(())
     })
 }
@@ -177,7 +176,7 @@ pub unsafe extern "C" fn busway_spsc_consumer(ring: *mut busway_spsc, consumer: 
 /// Frees a ring; its ends in this process go on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_spsc_free(ring: *mut busway_spsc) -> busway_status {
-    guard(|| handle::free::<OneToOneRing, _>(ring))
+    guard(|| handle::free::<Spsc, _>(ring))
 }
 
 /// Whether there can be so many elements of this size at an address.
@@ -227,7 +226,7 @@ unsafe fn push(producer: *mut busway_producer, first: *const c_void, count: usiz
     // SAFETY: by this function's contract; the elements are checked before.
     unsafe {
         At::new(producer)?.change(|end| {
-            check_elements(first, end.shape().0, count)?;
+            check_elements(first, end.element_size(), count)?;
             Ok(end.push(first.cast(), count)?)
         })
     }
@@ -293,7 +292,7 @@ unsafe fn pop(consumer: *mut busway_consumer, first: *mut c_void, max: usize) ->
     // SAFETY: as in `push`.
     unsafe {
         At::new(consumer)?.change(|end| {
-            check_elements(first, end.shape().0, max)?;
+            check_elements(first, end.element_size(), max)?;
             Ok(end.pop(first.cast(), max)?)
         })
     }
@@ -359,8 +358,7 @@ pub unsafe extern "C" fn busway_mpmc_create(
     guard(|| {
         // SAFETY: as above.
         let (to, element) = (unsafe { out(ring)? }, element(element_size, element_align)?);
-        let ring = mpmc(element, Origin::New { capacity, members })?;
-        to.write(handle::insert(ManyToManyRing { ring, size: element_size })?);
+        to.write(handle::insert(Mpmc::create(element, capacity, members)?)?);
         Ok(())
     })
 }
@@ -377,8 +375,7 @@ pub unsafe extern "C" fn busway_mpmc_open(
     guard(|| {
         // SAFETY: as above.
         let (to, element) = (unsafe { out(ring)? }, element(element_size, element_align)?);
-        let ring = mpmc(element, Origin::file(fd)?)?;
-        to.write(handle::insert(ManyToManyRing { ring, size: element_size })?);
+        to.write(handle::insert(Mpmc::open(element, file(fd)?)?)?);
         Ok(())
     })
 }
@@ -389,7 +386,7 @@ pub unsafe extern "C" fn busway_mpmc_fd(ring: *mut busway_mpmc, fd: *mut i32) ->
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(fd)? };
-        to.write(handle::with(ring, |this: &ManyToManyRing| Ok(this.ring.fd().as_raw_fd()))?);
+        to.write(handle::with(ring, |this: &Mpmc| Ok(this.as_fd().as_raw_fd()))?);
         Ok(())
     })
 }
@@ -400,7 +397,7 @@ pub unsafe extern "C" fn busway_mpmc_capacity(ring: *mut busway_mpmc, capacity: 
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(capacity)? };
-        to.write(handle::with(ring, |this: &ManyToManyRing| Ok(this.ring.capacity()))?);
+        to.write(handle::with(ring, |this: &Mpmc| Ok(this.capacity()))?);
         Ok(())
     })
 }
@@ -415,8 +412,8 @@ pub unsafe extern "C" fn busway_mpmc_join(
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(member)? };
-        let member = handle::with(ring, |this: &ManyToManyRing| Ok(this.ring.join(this.size)?))?;
-        to.write(handle::insert(Member(member))?);
+        let member = handle::with(ring, |this: &Mpmc| Ok(this.join()?))?;
+        to.write(handle::insert(member)?);
         Ok(())
     })
 }
@@ -424,7 +421,7 @@ pub unsafe extern "C" fn busway_mpmc_join(
 /// Frees a ring; its members in this process go on.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_mpmc_free(ring: *mut busway_mpmc) -> busway_status {
-    guard(|| handle::free::<ManyToManyRing, _>(ring))
+    guard(|| handle::free::<Mpmc, _>(ring))
 }
 
 /// Appends the element at `value`. Never blocks.
@@ -435,7 +432,7 @@ pub unsafe extern "C" fn busway_mpmc_push(member: *mut busway_mpmc_member, value
     guard(|| {
         check_elements(value, 1, 1)?;
         // SAFETY: as above.
-        handle::with(member, |Member(member)| unsafe { member.push(value.cast()) }.map_err(Failure::from))
+        handle::with(member, |member: &MpmcMember| Ok(unsafe { member.push(value.cast())? }))
     })
 }
 
@@ -445,7 +442,7 @@ pub unsafe extern "C" fn busway_mpmc_push(member: *mut busway_mpmc_member, value
 pub unsafe extern "C" fn busway_mpmc_pop(member: *mut busway_mpmc_member, value: *mut c_void) -> busway_status {
     guard(|| {
         check_elements(value, 1, 1)?;
-        handle::with(member, |Member(member)| {
+        handle::with(member, |member: &MpmcMember| {
             // SAFETY: as above.
             if unsafe { member.pop(value.cast())? } { Ok(()) } else { Err(Failure::WouldBlock) }
         })
@@ -459,7 +456,7 @@ pub unsafe extern "C" fn busway_mpmc_len(member: *mut busway_mpmc_member, len: *
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(len)? };
-        to.write(handle::with(member, |Member(member)| Ok(member.len()))?);
+        to.write(handle::with(member, |member: &MpmcMember| Ok(member.len()))?);
         Ok(())
     })
 }
@@ -471,7 +468,7 @@ pub unsafe extern "C" fn busway_mpmc_is_empty(member: *mut busway_mpmc_member, e
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(empty)? };
-        to.write(handle::with(member, |Member(member)| Ok(member.is_empty()))?);
+        to.write(handle::with(member, |member: &MpmcMember| Ok(member.is_empty()))?);
         Ok(())
     })
 }
@@ -482,7 +479,7 @@ pub unsafe extern "C" fn busway_mpmc_number(member: *mut busway_mpmc_member, num
     guard(|| {
         // SAFETY: as above.
         let to = unsafe { out(number)? };
-        to.write(handle::with(member, |Member(member)| Ok(member.number()))?);
+        to.write(handle::with(member, |member: &MpmcMember| Ok(member.number()))?);
         Ok(())
     })
 }
@@ -498,9 +495,9 @@ pub unsafe extern "C" fn busway_mpmc_recover_dead(
     guard(|| {
         // SAFETY: as above.
         let to = if recovered.is_null() { None } else { Some(unsafe { out(recovered)? }) };
-        let found = handle::with(member, |Member(member)| Ok(member.recover_dead()?))?;
+        let found = handle::with(member, |member: &MpmcMember| Ok(member.recover_dead()?))?;
         if let Some(to) = to {
-            to.write(found);
+            to.write(busway_recovered { members: found.members, elements: found.elements });
         }
         Ok(())
     })
@@ -510,5 +507,5 @@ pub unsafe extern "C" fn busway_mpmc_recover_dead(
 /// Threads: any; one frees. Fork: in a forked child the handle becomes invalid, and nothing else happens.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_mpmc_leave(member: *mut busway_mpmc_member) -> busway_status {
-    guard(|| handle::free::<Member, _>(member))
+    guard(|| handle::free::<MpmcMember, _>(member))
 }

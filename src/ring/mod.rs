@@ -63,4 +63,6 @@ pub mod parts {
     //! What the page of the layout is compared with.
     pub use super::shared::{CLOSED, Claims, Ends, Head, Place, kind};
 }
+#[doc(hidden)]
+pub use shared::untyped;
 pub use shared::{Consumer, Mpmc, MpmcMember, Producer, Recovered, Spsc};

@@ -49,9 +49,9 @@
 //! lap.) One entry is then cleared or overwritten early, whose request is in no ring until its sender gives it up or is
 //! recovered. Nothing is delivered twice at any time.
 
-mod typed;
+mod cells;
 
-pub use typed::{Cell, TypedRing};
+pub use cells::{Cell, CellRing, TypedRing, Words};
 
 pub use crate::slots::owned::Handle;
 

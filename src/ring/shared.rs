@@ -18,6 +18,7 @@ mod place;
 mod spsc;
 #[cfg(all(test, not(busway_loom)))]
 mod tests;
+pub mod untyped;
 
 pub use ends::{Consumer, Producer};
 pub use mpmc::{Mpmc, MpmcMember, Recovered};
@@ -29,6 +30,7 @@ use crate::region::{Access, Array, Memfd, Plan, Region, Section, Table, VERSION,
 use crate::sync::PeerCell;
 use bytemuck::{Pod, Zeroable};
 use core::alloc::Layout;
+use core::ptr::NonNull;
 use std::os::fd::OwnedFd;
 
 /// Kinds of sections.
@@ -63,25 +65,6 @@ impl Head {
         let size = element.size().try_into().map_err(too_large)?;
         let align = element.align() as u32;
         Ok(Self { ring, capacity, size, align, namespaces: namespaces()?, zero: [0; 4] })
-    }
-}
-
-/// Where a value of `size` bytes lies in what an array is made of.
-#[derive(Clone, Copy)]
-struct Lies {
-    at: usize,
-    size: usize,
-    within: Layout,
-}
-
-/// Whether elements of this layout, each behind `head`, lie where these values do.
-fn check_lies(element: Layout, head: Layout, values: Lies) -> Result<()> {
-    let fits = element.size() <= values.size;
-    match head.extend(element) {
-        // Loom's words and cells take more than they say.
-        _ if cfg!(busway_loom) => Ok(()),
-        Ok((both, at)) if fits && at == values.at && both.pad_to_align() == values.within => Ok(()),
-        _ => Err(JoinError::Geometry { what: "a ring of elements of another layout" }.into()),
     }
 }
 
@@ -153,8 +136,9 @@ impl Memory {
     /// The one section of this kind. Without a `count` it may have any.
     fn array<E>(&self, kind: u32, count: Option<u32>) -> Result<Array<E>> {
         let section = self.section(Layout::new::<E>(), kind, count)?;
-        // SAFETY: as `elements` says; who uses the array keeps the memory.
-        Ok(unsafe { self.elements(section) })
+        // SAFETY: found in this memory, whose table was validated; all sections hold words and cells, which bear any bits, and
+        // writes of others. Who uses the array keeps the memory.
+        Ok(unsafe { Array::new(&self.region, section) })
     }
 
     /// Where it is.
@@ -166,14 +150,10 @@ impl Memory {
         Ok(section)
     }
 
-    /// What is in a section.
-    ///
-    /// # Safety
-    /// It was found in this memory, for the layout of `E`, which is a word or a cell, as all sections hold: these bear any bits,
-    /// and writes of others. The memory outlives the array.
-    unsafe fn elements<E>(&self, section: Section) -> Array<E> {
-        // SAFETY: by this function's contract; the table was validated.
-        unsafe { Array::new(&self.region, section) }
+    /// Where a section begins, which was found in this memory.
+    fn start(&self, section: Section) -> NonNull<u8> {
+        // SAFETY: inside the region by the validation of the table.
+        unsafe { self.region.base().add(section.offset as usize) }
     }
 
     /// Makes zeroed memory into words and cells, which under loom it is not by itself.

@@ -30,6 +30,7 @@
 use crate::error::Violation;
 use crate::sync::{AtomicU64, Ordering, PeerCell, PeerWord, loaded, mutant, prefetch_write};
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::fmt::Debug;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
@@ -64,6 +65,65 @@ impl<T: NoUninit + AnyBitPattern> Entry<T> {
     }
 }
 
+/// How far apart the entries of a ring lie.
+pub trait Step<T>: Copy + Debug {
+    /// Bytes from one to the next.
+    fn bytes(self) -> usize;
+}
+
+/// As the compiler lays them out.
+#[derive(Clone, Copy, Debug)]
+pub struct Packed;
+
+impl<T> Step<T> for Packed {
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        size_of::<Entry<T>>()
+    }
+}
+
+/// So many bytes, the first of which are an `Entry<()>`. Behind it lies a value of which the compiler knows nothing: who has the end
+/// writes it before it is published, and reads it after it was taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Apart(pub usize);
+
+impl Step<()> for Apart {
+    #[inline(always)]
+    fn bytes(self) -> usize {
+        self.0
+    }
+}
+
+/// Where the entries of a ring are.
+#[derive(Clone, Copy, Debug)]
+pub struct Entries<T, S> {
+    base: NonNull<Entry<T>>,
+    step: S,
+    mask: u32,
+}
+
+impl<T, S: Step<T>> Entries<T, S> {
+    /// # Safety
+    /// `base` is the first of `capacity` (a power of two) entries, which outlive this.
+    unsafe fn new(base: NonNull<Entry<T>>, step: S, capacity: u32) -> Self {
+        assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
+        Self { base, step, mask: capacity - 1 }
+    }
+
+    /// The address of the entry of a position.
+    #[inline(always)]
+    pub fn place(&self, position: u32) -> NonNull<Entry<T>> {
+        // SAFETY: in bounds by the mask.
+        unsafe { self.base.byte_add((position & self.mask) as usize * self.step.bytes()) }
+    }
+
+    #[inline(always)]
+    fn at(&self, position: u32) -> &Entry<T> {
+        // SAFETY: valid by the contract of `new`.
+        unsafe { self.place(position).as_ref() }
+    }
+}
+
 /// The consumer's position is not one an honest consumer could have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lied;
@@ -76,19 +136,18 @@ impl From<Lied> for Violation {
 
 /// The sending end.
 #[derive(Debug)]
-pub struct Producer<T> {
-    entries: NonNull<Entry<T>>,
+pub struct Producer<T, S = Packed> {
+    entries: Entries<T, S>,
     pos: NonNull<PeerWord>,
-    capacity: u32,
     next: u32,
     /// The last `pos` seen: everything below is free again.
     taken: u32,
 }
 
 // SAFETY: an end is a pair of addresses and private counters; it is used by one thread at a time through `&mut`.
-unsafe impl<T: NoUninit + AnyBitPattern> Send for Producer<T> {}
+unsafe impl<T: NoUninit + AnyBitPattern, S: Step<T>> Send for Producer<T, S> {}
 // SAFETY: as above.
-unsafe impl<T: NoUninit + AnyBitPattern> Send for Consumer<T> {}
+unsafe impl<T: NoUninit + AnyBitPattern, S: Step<T>> Send for Consumer<T, S> {}
 
 impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// The sending end of a ring that stands at position `start`.
@@ -97,8 +156,36 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// `entries` is an array of `capacity` (a power of two) initialised entries which this is the only one to write, `pos`
     /// the word of the one consumer; both outlive the end.
     pub unsafe fn new(entries: NonNull<Entry<T>>, pos: NonNull<PeerWord>, capacity: u32, start: u32) -> Self {
-        assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
-        Self { entries, pos, capacity, next: start, taken: start }
+        // SAFETY: the caller's.
+        unsafe { Self::within(entries, Packed, pos, capacity, start) }
+    }
+}
+
+impl<T: NoUninit + AnyBitPattern, S: Step<T>> Producer<T, S> {
+    /// As [`new`](Producer::new), of entries that lie so far apart.
+    ///
+    /// # Safety
+    /// As of `new`.
+    pub unsafe fn within(
+        entries: NonNull<Entry<T>>,
+        step: S,
+        pos: NonNull<PeerWord>,
+        capacity: u32,
+        start: u32,
+    ) -> Self {
+        // SAFETY: the caller's.
+        let entries = unsafe { Entries::new(entries, step, capacity) };
+        Self { entries, pos, next: start, taken: start }
+    }
+
+    /// How many entries there are.
+    fn capacity(&self) -> u32 {
+        self.entries.mask + 1
+    }
+
+    /// Where its entries are.
+    pub fn entries(&self) -> &Entries<T, S> {
+        &self.entries
     }
 
     /// Position of the next message.
@@ -117,7 +204,7 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// [`Lied`] if the consumer claims what it cannot have taken.
     #[inline]
     pub fn room(&mut self, want: u32) -> Result<u32, Lied> {
-        let known = self.capacity - self.next.wrapping_sub(self.taken);
+        let known = self.capacity() - self.next.wrapping_sub(self.taken);
         if known >= want {
             return Ok(known);
         }
@@ -129,24 +216,20 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
             return Err(Lied);
         }
         self.taken = pos;
-        Ok(self.capacity - self.next.wrapping_sub(pos))
+        Ok(self.capacity() - self.next.wrapping_sub(pos))
     }
 
     /// Asks for the cache lines of the next `count` entries, which are about to be written together.
     pub fn prefetch(&self, count: u32) {
         for ahead in 0..count {
-            let at = self.next.wrapping_add(ahead) & (self.capacity - 1);
-            // SAFETY: in bounds by the mask, valid by the contract of `new`.
-            prefetch_write(unsafe { self.entries.add(at as usize).as_ref() });
+            self.prefetch_ahead(ahead);
         }
     }
 
     /// Asks for the cache line of the entry so many positions `ahead`.
     #[inline(always)]
     pub fn prefetch_ahead(&self, ahead: u32) {
-        let at = self.next.wrapping_add(ahead) & (self.capacity - 1);
-        // SAFETY: as above.
-        prefetch_write(unsafe { self.entries.add(at as usize).as_ref() });
+        prefetch_write(self.entries.at(self.next.wrapping_add(ahead)));
     }
 
     /// Publishes a message at position [`next`](Self::next), which [`room`](Self::room) has shown to be free.
@@ -215,25 +298,21 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     #[inline(always)]
     fn write<R>(&mut self, ahead: u32, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
         let position = self.next.wrapping_add(ahead);
-        debug_assert!(position.wrapping_sub(self.taken) < self.capacity);
-        let at = (position & (self.capacity - 1)) as usize;
-        // SAFETY: in bounds by the mask; the entry is ours to write until its word is published, because the consumer's
-        // `pos`, loaded with acquire, has passed the position it held before.
-        unsafe {
-            let entry = self.entries.add(at).as_ref();
-            let (tag, result) = entry.value.write_with(write);
-            let order = if mutant("spsc: publish without release") { Ordering::Relaxed } else { Ordering::Release };
-            entry.word.store(u64::from(position.wrapping_add(1)) | u64::from(tag) << 32, order);
-            result
-        }
+        debug_assert!(position.wrapping_sub(self.taken) < self.capacity());
+        let entry = self.entries.at(position);
+        // SAFETY: the entry is ours to write until its word is published, because the consumer's `pos`, loaded with acquire,
+        // has passed the position it held before.
+        let (tag, result) = unsafe { entry.value.write_with(write) };
+        let order = if mutant("spsc: publish without release") { Ordering::Relaxed } else { Ordering::Release };
+        entry.word.store(u64::from(position.wrapping_add(1)) | u64::from(tag) << 32, order);
+        result
     }
 }
 
 /// The receiving end. It does not publish its position: the caller stores [`next`](Self::next) with release into `pos`.
 #[derive(Debug)]
-pub struct Consumer<T> {
-    entries: NonNull<Entry<T>>,
-    capacity: u32,
+pub struct Consumer<T, S = Packed> {
+    entries: Entries<T, S>,
     next: u32,
 }
 
@@ -243,8 +322,24 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     /// # Safety
     /// `entries` is an array of `capacity` (a power of two) entries that outlives the end. Another process may write it.
     pub unsafe fn new(entries: NonNull<Entry<T>>, capacity: u32, start: u32) -> Self {
-        assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
-        Self { entries, capacity, next: start }
+        // SAFETY: the caller's.
+        unsafe { Self::within(entries, Packed, capacity, start) }
+    }
+}
+
+impl<T: NoUninit + AnyBitPattern, S: Step<T>> Consumer<T, S> {
+    /// As [`new`](Consumer::new), of entries that lie so far apart.
+    ///
+    /// # Safety
+    /// As of `new`.
+    pub unsafe fn within(entries: NonNull<Entry<T>>, step: S, capacity: u32, start: u32) -> Self {
+        // SAFETY: the caller's.
+        Self { entries: unsafe { Entries::new(entries, step, capacity) }, next: start }
+    }
+
+    /// Where its entries are.
+    pub fn entries(&self) -> &Entries<T, S> {
+        &self.entries
     }
 
     /// Position of the next message to take, which is the value of `pos` once it is stored.
@@ -255,16 +350,13 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     /// Whether a message is there. Acquires nothing: for polling.
     #[inline(always)]
     pub fn ready(&self) -> bool {
-        // SAFETY: in bounds by the mask, valid by the contract of `new`.
-        unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() }.holds(self.next)
+        self.entries.at(self.next).holds(self.next)
     }
 
     /// The tag of the next message, if it is there, without taking it.
     #[inline]
     pub fn peek(&self) -> Option<u32> {
-        // SAFETY: in bounds by the mask, valid by the contract of `new`.
-        let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
-        let word = entry.load();
+        let word = self.entries.at(self.next).load();
         (word as u32 == self.next.wrapping_add(1)).then_some((word >> 32) as u32)
     }
 
@@ -278,8 +370,7 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     /// Takes the next message, if it is there, to where it will stay. Returns whether it was.
     #[inline(always)]
     pub fn take_into(&mut self, to: &mut MaybeUninit<Message<T>>) -> bool {
-        // SAFETY: in bounds by the mask, valid by the contract of `new`.
-        let entry = unsafe { self.entries.add((self.next & (self.capacity - 1)) as usize).as_ref() };
+        let entry = self.entries.at(self.next);
         let word = entry.load();
         if word as u32 != self.next.wrapping_add(1) {
             return false;

@@ -21,6 +21,7 @@
 //! `--cfg busway_crash` a process can be, by what its test does there.
 
 mod cell;
+mod copy;
 #[cfg(any(test, busway_loom))]
 mod crash;
 #[cfg(all(test, not(busway_loom)))]
@@ -39,6 +40,7 @@ use model as imp;
 use native as imp;
 
 pub use cell::PeerCell;
+pub use copy::copy_bytes;
 pub use core::sync::atomic::Ordering;
 #[cfg(any(test, busway_loom))]
 pub use crash::{crash, dies_at};

@@ -3,7 +3,7 @@
 use super::spsc::{CLOSED, Ring, Which};
 use crate::error::{Error, Result};
 use crate::region::Process;
-use crate::ring::spsc;
+use crate::ring::spsc::{self, Step};
 use crate::sync::{ForkGuard, Ordering};
 use bytemuck::{AnyBitPattern, NoUninit};
 
@@ -17,11 +17,45 @@ pub(super) struct End {
 
 impl End {
     #[inline(always)]
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.guard.forked() { Err(Error::Forked) } else { Ok(()) }
     }
 
-    fn is_abandoned(&self) -> bool {
+    /// How many elements fit. Looks at the consumer's position only if it knows of fewer than `want`.
+    #[inline(always)]
+    pub fn room<T, S: Step<T>>(&self, core: &mut spsc::Producer<T, S>, want: u32) -> Result<u32>
+    where
+        T: NoUninit + AnyBitPattern,
+    {
+        self.check()?;
+        let spare = self.ring.shape.spare;
+        match core.room(want.saturating_add(spare)) {
+            Ok(free) => Ok(free.saturating_sub(spare)),
+            Err(lied) => Err(Error::Poisoned { reason: lied.into() }),
+        }
+    }
+
+    /// How many of so many elements fit.
+    #[inline(always)]
+    pub fn fitting<T, S: Step<T>>(&self, core: &mut spsc::Producer<T, S>, count: usize) -> Result<usize>
+    where
+        T: NoUninit + AnyBitPattern,
+    {
+        let want = u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(self.room(core, want)?.min(want) as usize)
+    }
+
+    /// Tells the producer which entries are free again, once in a while.
+    #[inline(always)]
+    pub fn publish(&self, next: u32, published: &mut u32) {
+        if next.wrapping_sub(*published) >= self.ring.shape.stride {
+            *published = next;
+            // Release: the producer writes there after our reads.
+            self.ring.ends.pos.store(next, Ordering::Release);
+        }
+    }
+
+    pub fn is_abandoned(&self) -> bool {
         if self.guard.forked() {
             return false;
         }
@@ -63,7 +97,7 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// process wrote what no consumer writes.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<()> {
-        if self.room(1)? == 0 {
+        if self.end.room(&mut self.core, 1)? == 0 {
             return Err(Error::Full);
         }
         self.core.publish(0, value);
@@ -88,41 +122,14 @@ impl<T: NoUninit + AnyBitPattern> Producer<T> {
     /// ```
     #[inline]
     pub fn push_slice(&mut self, values: &[T]) -> Result<usize> {
-        let count = self.fitting(values.len())?;
+        let count = self.end.fitting(&mut self.core, values.len())?;
         self.core.publish_values(values[..count].iter().copied());
         Ok(count)
     }
 
-    /// As [`push_slice`](Self::push_slice), with values that are made as they are pushed.
-    #[doc(hidden)]
-    #[inline]
-    pub fn push_each(&mut self, count: usize, value: impl Fn(usize) -> T) -> Result<usize> {
-        let count = self.fitting(count)?;
-        self.core.publish_values((0..count).map(value));
-        Ok(count)
-    }
-
-    /// How many of so many elements fit.
-    #[inline(always)]
-    fn fitting(&mut self, count: usize) -> Result<usize> {
-        let want = u32::try_from(count).unwrap_or(u32::MAX);
-        Ok(self.room(want)?.min(want) as usize)
-    }
-
-    /// How many elements fit. Looks at the consumer's position only if it knows of fewer than `want`.
-    #[inline(always)]
-    fn room(&mut self, want: u32) -> Result<u32> {
-        self.end.check()?;
-        let spare = self.end.ring.shape.spare;
-        match self.core.room(want.saturating_add(spare)) {
-            Ok(free) => Ok(free.saturating_sub(spare)),
-            Err(lied) => Err(Error::Poisoned { reason: lied.into() }),
-        }
-    }
-
     /// How many elements fit at least.
     pub fn capacity(&self) -> usize {
-        self.end.ring.memory.head.capacity as usize
+        self.end.ring.capacity()
     }
 
     /// Whether the consumer was taken, and is gone: dropped, or its process died, which some microseconds of system
@@ -154,7 +161,7 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
     pub fn pop(&mut self) -> Result<Option<T>> {
         self.end.check()?;
         let Some(message) = self.core.take() else { return Ok(None) };
-        self.publish();
+        self.end.publish(self.core.next(), &mut self.published);
         Ok(Some(message.value))
     }
 
@@ -169,21 +176,10 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
         for place in to {
             let Some(message) = self.core.take() else { break };
             *place = message.value;
-            self.publish();
+            self.end.publish(self.core.next(), &mut self.published);
             count += 1;
         }
         Ok(count)
-    }
-
-    /// Tells the producer which entries are free again, once in a while.
-    #[inline(always)]
-    fn publish(&mut self) {
-        let next = self.core.next();
-        if next.wrapping_sub(self.published) >= self.end.ring.shape.stride {
-            self.published = next;
-            // Release: the producer writes there after our reads.
-            self.end.ring.ends.pos.store(next, Ordering::Release);
-        }
     }
 
     /// Whether there is nothing to pop; true in a forked child.
@@ -193,7 +189,7 @@ impl<T: NoUninit + AnyBitPattern> Consumer<T> {
 
     /// How many elements fit at least.
     pub fn capacity(&self) -> usize {
-        self.end.ring.memory.head.capacity as usize
+        self.end.ring.capacity()
     }
 
     /// Whether the producer was taken, and is gone: dropped, or its process died, which some microseconds of system

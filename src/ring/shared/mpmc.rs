@@ -1,35 +1,22 @@
 //! The ring of many producers and consumers, between processes.
 
 use super::place::Place;
-use super::{Head, Lies, Memory, check_lies, checked_capacity, kind};
+use super::{Head, Memory, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process, Section};
-use crate::ring::mpmc::{Cell, Ends, Full, TypedRing};
+use crate::ring::mpmc::{Cell, CellRing, Ends, Full, TypedRing};
 use crate::slots::owned::MAX_PARTICIPANT;
-use crate::sync::{ForkGuard, prefetch_write};
+use crate::sync::ForkGuard;
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::alloc::Layout;
 use core::marker::PhantomData;
-use core::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 const MAX_CAPACITY: u32 = 1 << 15;
-/// How many positions ahead a producer asks for a cell.
-const AHEAD: u64 = 4;
-
-impl<T> Cell<T> {
-    const LIES: Lies = Lies { at: offset_of!(Self, value), size: size_of::<T>(), within: Layout::new::<Self>() };
-}
-
-/// What is in a cell before an element of no size and no alignment.
-const BEFORE: usize = Cell::<()>::LIES.at;
-
-/// Whether cells of this layout of elements are those.
-fn check_cells(element: Layout, cells: Lies) -> Result<()> {
-    let head = Layout::from_size_align(BEFORE, align_of::<Cell<()>>());
-    check_lies(element, head.map_err(|_| JoinError::Geometry { what: "no layout" })?, cells)
-}
+/// How many positions ahead a producer asks for a cell, so that the next pushes need not wait for the line, which a consumer had last
+/// (measured in turns, one producer and one consumer: 19 to 26 million elements a second).
+pub(super) const AHEAD: u64 = 4;
 
 /// A memory file that holds a bounded ring of `T`s with any number of producers and consumers, in any processes.
 ///
@@ -62,7 +49,7 @@ fn check_cells(element: Layout, cells: Lies) -> Result<()> {
 #[derive(Debug)]
 pub struct Mpmc<T> {
     file: Memfd,
-    memory: Arc<Memory>,
+    ring: Ring,
     _elements: PhantomData<fn() -> T>,
 }
 
@@ -74,25 +61,8 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for numbers or a size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize, members: usize) -> Result<Self> {
-        Self::create_of(Layout::new::<T>(), capacity, members)
-    }
-
-    /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
-    /// take as much as one in the ring; what it has beyond is lost.
-    #[doc(hidden)]
-    pub fn create_of(element: Layout, capacity: usize, members: usize) -> Result<Self> {
-        let (plan, head) = plan(element, capacity, members, Cell::<T>::LIES)?;
-        let (file, memory) = Memory::create(plan, head)?;
-        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
-    }
-
-    /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
-    #[doc(hidden)]
-    pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
-        check_cells(element, Cell::<T>::LIES)?;
-        let (file, memory) = Memory::open(file, kind::CELLS, element)?;
-        View::of(&memory, Cell::<T>::LIES)?;
-        Ok(Self { file, memory: Arc::new(memory), _elements: PhantomData })
+        let (file, ring) = Ring::create(capacity, members, Layout::new::<T>(), Layout::new::<Cell<T>>())?;
+        Ok(Self { file, ring, _elements: PhantomData })
     }
 
     /// Opens a file that another process made with [`create`](Self::create), for the same type.
@@ -102,7 +72,8 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        Self::open_of(Layout::new::<T>(), file)
+        let (file, ring) = Ring::open(file, Layout::new::<T>(), Layout::new::<Cell<T>>())?;
+        Ok(Self { file, ring, _elements: PhantomData })
     }
 
     /// All members of a ring in memory of this process alone: for tests, under Miri and [loom](https://docs.rs/loom)
@@ -120,16 +91,16 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn group(capacity: usize, members: usize) -> Result<Vec<MpmcMember<T>>> {
-        let (plan, head) = plan(Layout::new::<T>(), capacity, members, Cell::<T>::LIES)?;
-        let memory = Memory::heap(plan, head)?;
+        let ring = Ring::heap(capacity, members, Layout::new::<T>(), Layout::new::<Cell<T>>())?;
         #[cfg(busway_loom)]
         {
-            memory.init(kind::MPMC_ENDS, |_| Ends::new(0))?;
-            memory.init(kind::MEMBERS, |_| Place::new())?;
-            memory.init(kind::CELLS, |index| Cell::new(index, head.capacity, 0, 0, T::zeroed()))?;
+            let capacity = ring.memory.head.capacity;
+            ring.memory.init(kind::MPMC_ENDS, |_| Ends::new(0))?;
+            ring.memory.init(kind::MEMBERS, |_| Place::new())?;
+            ring.memory.init(kind::CELLS, |index| Cell::new(index, capacity, 0, 0, T::zeroed()))?;
         }
-        let memory = Arc::new(memory);
-        (0..members).map(|_| MpmcMember::join(&memory)).collect()
+        let member = |_| Ok(MpmcMember { member: ring.join()?, _elements: PhantomData });
+        (0..members).map(member).collect()
     }
 
     /// Joins the ring, in a place of this process's own. If all are taken, first recovers those of dead members.
@@ -137,33 +108,13 @@ impl<T: NoUninit + AnyBitPattern> Mpmc<T> {
     /// # Errors
     /// [`JoinError::Taken`]: there are as many living members as there may be. [`Error::Forked`], [`Error::Io`].
     pub fn join(&self) -> Result<MpmcMember<T>> {
-        MpmcMember::join(&self.memory)
+        Ok(MpmcMember { member: self.ring.join()?, _elements: PhantomData })
     }
 
     /// How many elements fit.
     pub fn capacity(&self) -> usize {
-        self.memory.head.capacity as usize
+        self.ring.capacity()
     }
-}
-
-fn plan(element: Layout, capacity: usize, members: usize, of: Lies) -> Result<(Plan, Head)> {
-    check_cells(element, of)?;
-    let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
-    let members = match u32::try_from(members) {
-        Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,
-        _ => return Err(JoinError::Geometry { what: "no or too many members" }.into()),
-    };
-    let mut plan = Memory::plan();
-    plan.add(kind::MPMC_ENDS, 0, 1, size_of::<Ends>(), align_of::<Ends>());
-    plan.add(kind::MEMBERS, 0, members, size_of::<Place>(), 64);
-    plan.add(kind::CELLS, 0, cells(capacity, members), of.within.size(), 64);
-    Ok((plan, Head::new(kind::CELLS, capacity, element)?))
-}
-
-/// One for each element, and for each thread that is killed or stopped in the midst of a push or pop: four of each
-/// member.
-fn cells(capacity: u32, members: u32) -> u32 {
-    capacity + if cfg!(busway_loom) { members } else { 4 * members.max(4) }
 }
 
 impl<T> AsFd for Mpmc<T> {
@@ -178,57 +129,148 @@ impl<T> From<Mpmc<T>> for OwnedFd {
     }
 }
 
-/// What lies in the memory.
-#[derive(Debug)]
-struct View {
+/// One for each element, and for each thread that is killed or stopped in the midst of a push or pop: four of each
+/// member.
+fn cells(capacity: u32, members: u32) -> u32 {
+    capacity + if cfg!(busway_loom) { members } else { 4 * members.max(4) }
+}
+
+/// The mapped ring, whatever its elements are.
+#[derive(Clone, Debug)]
+pub(super) struct Ring {
+    memory: Arc<Memory>,
     ends: Array<Ends>,
     places: Array<Place>,
     cells: Section,
 }
 
-impl View {
-    fn of(memory: &Memory, of: Lies) -> Result<Self> {
+impl Ring {
+    /// A ring in a new file, of such elements in such cells.
+    pub fn create(capacity: usize, members: usize, element: Layout, cell: Layout) -> Result<(Memfd, Self)> {
+        let (plan, head) = Self::plan(capacity, members, element, cell)?;
+        let (file, memory) = Memory::create(plan, head)?;
+        Ok((file, Self::new(memory, cell)?))
+    }
+
+    /// The ring of another process's file, of such elements in such cells.
+    pub fn open(file: OwnedFd, element: Layout, cell: Layout) -> Result<(Memfd, Self)> {
+        let (file, memory) = Memory::open(file, kind::CELLS, element)?;
+        Ok((file, Self::new(memory, cell)?))
+    }
+
+    /// A ring in memory of this process alone.
+    pub fn heap(capacity: usize, members: usize, element: Layout, cell: Layout) -> Result<Self> {
+        let (plan, head) = Self::plan(capacity, members, element, cell)?;
+        Self::new(Memory::heap(plan, head)?, cell)
+    }
+
+    fn plan(capacity: usize, members: usize, element: Layout, cell: Layout) -> Result<(Plan, Head)> {
+        let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
+        let members = match u32::try_from(members) {
+            Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,
+            _ => return Err(JoinError::Geometry { what: "no or too many members" }.into()),
+        };
+        let mut plan = Memory::plan();
+        plan.add(kind::MPMC_ENDS, 0, 1, size_of::<Ends>(), align_of::<Ends>());
+        plan.add(kind::MEMBERS, 0, members, size_of::<Place>(), 64);
+        plan.add(kind::CELLS, 0, cells(capacity, members), cell.size(), 64);
+        Ok((plan, Head::new(kind::CELLS, capacity, element)?))
+    }
+
+    fn new(memory: Memory, cell: Layout) -> Result<Self> {
         let capacity = checked_capacity(memory.head.capacity as usize, MAX_CAPACITY)?;
         let places = memory.array::<Place>(kind::MEMBERS, None)?;
         if !capacity.is_power_of_two() || !(1..=MAX_PARTICIPANT.into()).contains(&places.count()) {
             return Err(JoinError::Geometry { what: "a section has the wrong count" }.into());
         }
-        let cells = memory.section(of.within, kind::CELLS, Some(cells(capacity, places.count())))?;
-        Ok(Self { ends: memory.array(kind::MPMC_ENDS, Some(1))?, places, cells })
+        let cells = memory.section(cell, kind::CELLS, Some(cells(capacity, places.count())))?;
+        Ok(Self { ends: memory.array(kind::MPMC_ENDS, Some(1))?, places, cells, memory: Arc::new(memory) })
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.memory.head.capacity as usize
     }
 
     /// The ring, as member `number` sees it.
     ///
     /// # Safety
-    /// The view is one of cells of `T`s in this memory, which outlives the ring. The member has place `number`, or the ring is used
-    /// to recover others alone.
-    unsafe fn ring<T: NoUninit + AnyBitPattern>(&self, memory: &Memory, number: u32) -> TypedRing<T> {
-        // SAFETY: counts checked in `of`; a place is given away only after what its last member left was recovered.
-        unsafe { TypedRing::new(memory.elements(self.cells), memory.head.capacity, self.ends, number as u16) }
+    /// The memory outlives it. The member has place `number`, or it is used to recover others alone.
+    unsafe fn seen_by(&self, number: u32) -> CellRing {
+        let (first, step) = (self.memory.start(self.cells), self.cells.stride as usize);
+        // SAFETY: counts checked in `new`; a place is given away only after what its last member left was recovered.
+        unsafe { CellRing::new(first, step, self.cells.count, self.memory.head.capacity, self.ends, number as u16) }
     }
 
-    /// Takes a free place. If there is none, first has those of dead members recovered.
-    fn join(&self, own: Process, recover: impl FnOnce()) -> Result<u32> {
+    /// Joins, in a place of this process's own. If there is none, first has those of dead members recovered.
+    pub fn join(&self) -> Result<Member> {
+        if self.memory.region.forked() {
+            return Err(Error::Forked);
+        }
+        let own = Process::own()?;
         let join = || (1..=self.places.count()).find(|number| self.places.at(number - 1).join(own));
         let again = || {
-            recover();
+            // SAFETY: it is gone before the memory; it recovers others alone.
+            let cells = unsafe { self.seen_by(1) };
+            self.recover_dead(own, &cells);
             join()
         };
         let what = "there are as many members as there may be, and none is dead";
-        Ok(join().or_else(again).ok_or(JoinError::Taken { what })?)
+        let number = join().or_else(again).ok_or(JoinError::Taken { what })?;
+        // SAFETY: the member keeps the memory, and has the place.
+        let cells = unsafe { self.seen_by(number) };
+        Ok(Member { cells, guard: self.memory.region.guard(), ring: self.clone(), number, own })
     }
 
-    /// Gives back what dead members had in hand, each by `recover`, which answers how many elements that was.
-    fn recover_dead(&self, own: Process, recover: &dyn Fn(u16) -> u32) -> Recovered {
+    /// Gives back what dead members had in hand.
+    fn recover_dead(&self, own: Process, cells: &CellRing) -> Recovered {
         let mut recovered = Recovered::default();
         for number in 1..=self.places.count() {
             let place = self.places.at(number - 1);
-            if let Some(freed) = place.recover(own, Process::is_dead, || recover(number as u16)) {
+            if let Some(freed) = place.recover(own, Process::is_dead, || cells.recover(number as u16)) {
                 recovered.members += 1;
                 recovered.elements += freed;
             }
         }
         recovered
+    }
+}
+
+/// A process's membership, whatever the elements are. It leaves when it is dropped.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub cells: CellRing,
+    guard: ForkGuard,
+    ring: Ring,
+    pub number: u32,
+    own: Process,
+}
+
+impl Member {
+    #[inline(always)]
+    pub fn check(&self) -> Result<()> {
+        if self.guard.forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    pub fn len(&self) -> usize {
+        if self.guard.forked() { 0 } else { self.cells.len() as usize }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.guard.forked() || self.cells.is_empty()
+    }
+
+    pub fn recover_dead(&self) -> Result<Recovered> {
+        self.check()?;
+        Ok(self.ring.recover_dead(self.own, &self.cells))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // In a forked child nothing is mapped here, and the place is the parent's.
+        if !self.guard.forked() {
+            self.ring.places.at(self.number - 1).leave(self.own);
+        }
     }
 }
 
@@ -249,33 +291,16 @@ pub struct Recovered {
 /// [`Error::Forked`], and dropping does nothing. A process that execs while it is a member stays one until it ends.
 #[derive(Debug)]
 pub struct MpmcMember<T> {
-    ring: TypedRing<T>,
-    guard: ForkGuard,
-    view: View,
-    number: u32,
-    own: Process,
-    _memory: Arc<Memory>,
+    member: Member,
+    _elements: PhantomData<fn() -> T>,
 }
 
 impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
-    fn join(memory: &Arc<Memory>) -> Result<Self> {
-        if memory.region.forked() {
-            return Err(Error::Forked);
-        }
-        let (own, view) = (Process::own()?, View::of(memory, Cell::<T>::LIES)?);
-        let number = view.join(own, || {
-            // SAFETY: `memory` outlives it; it recovers others alone.
-            let ring = unsafe { view.ring::<T>(memory, 1) };
-            view.recover_dead(own, &|dead| ring.recover(dead));
-        })?;
-        // SAFETY: the member keeps the memory, and has the place.
-        let ring = unsafe { view.ring(memory, number) };
-        Ok(Self { ring, guard: memory.region.guard(), view, number, own, _memory: memory.clone() })
-    }
-
     #[inline(always)]
-    fn check(&self) -> Result<()> {
-        if self.guard.forked() { Err(Error::Forked) } else { Ok(()) }
+    fn ring(&self) -> Result<&TypedRing<T>> {
+        self.member.check()?;
+        // SAFETY: its cells are those of the `Mpmc<T>`, or of the group of `T`s, that was joined.
+        Ok(unsafe { TypedRing::of(&self.member.cells) })
     }
 
     /// Appends a value.
@@ -285,11 +310,9 @@ impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
     /// stopped in the midst of a push or pop. [`Error::Forked`].
     #[inline]
     pub fn push(&self, value: T) -> Result<()> {
-        self.check()?;
-        self.ring.push(value).map_err(|Full| Error::Full)?;
-        // The next pushes need not wait for the line, which a consumer had last (measured in turns, one producer and one
-        // consumer: 19 to 26 million elements a second).
-        prefetch_write(self.ring.cell_ahead(AHEAD));
+        let ring = self.ring()?;
+        ring.push(value).map_err(|Full| Error::Full)?;
+        ring.prefetch_ahead(AHEAD);
         Ok(())
     }
 
@@ -299,28 +322,27 @@ impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
     /// [`Error::Forked`].
     #[inline]
     pub fn pop(&self) -> Result<Option<T>> {
-        self.check()?;
-        Ok(self.ring.pop())
+        Ok(self.ring()?.pop())
     }
 
     /// About how many elements there are: a hint, old as soon as it is read; 0 in a forked child.
     pub fn len(&self) -> usize {
-        if self.guard.forked() { 0 } else { self.ring.len() as usize }
+        self.member.len()
     }
 
     /// Whether the ring was empty at some moment during the call; true in a forked child.
     pub fn is_empty(&self) -> bool {
-        self.guard.forked() || self.ring.is_empty()
+        self.member.is_empty()
     }
 
     /// How many elements fit.
     pub fn capacity(&self) -> usize {
-        self.ring.capacity() as usize
+        self.member.cells.capacity() as usize
     }
 
     /// The number of this member, from 1. Numbers are used again.
     pub fn number(&self) -> u32 {
-        self.number
+        self.member.number
     }
 
     /// Finds members whose process is dead, and gives back what they had in hand, beside all others, who go on
@@ -333,16 +355,6 @@ impl<T: NoUninit + AnyBitPattern> MpmcMember<T> {
     /// # Errors
     /// [`Error::Forked`].
     pub fn recover_dead(&self) -> Result<Recovered> {
-        self.check()?;
-        Ok(self.view.recover_dead(self.own, &|dead| self.ring.recover(dead)))
-    }
-}
-
-impl<T> Drop for MpmcMember<T> {
-    fn drop(&mut self) {
-        // In a forked child nothing is mapped here, and the place is the parent's.
-        if !self.guard.forked() {
-            self.view.places.at(self.number - 1).leave(self.own);
-        }
+        self.member.recover_dead()
     }
 }

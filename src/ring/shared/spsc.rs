@@ -1,15 +1,14 @@
 //! The ring of one producer and one consumer, between processes.
 
 use super::ends::{Consumer, End, Producer};
-use super::{Head, Lies, Memory, check_lies, checked_capacity, kind};
+use super::{Head, Memory, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process, Section};
-use crate::ring::spsc::{self, Entry};
+use crate::ring::spsc::{self, Entry, Packed, Step};
 use crate::sync::{AtomicU32, AtomicU64, Ordering, PeerWord};
 use bytemuck::{AnyBitPattern, NoUninit};
 use core::alloc::Layout;
 use core::marker::PhantomData;
-use core::mem::offset_of;
 use core::ptr::NonNull;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -65,10 +64,6 @@ impl Shape {
     }
 }
 
-impl<T> Entry<T> {
-    const LIES: Lies = Lies { at: offset_of!(Self, value), size: size_of::<T>(), within: Layout::new::<Self>() };
-}
-
 /// A memory file that holds a bounded ring of `T`s with one producer and one consumer, in any two processes or in one.
 ///
 /// Whoever has the file opens it; among all of them one takes the [`producer`](Self::producer) and one the
@@ -111,21 +106,7 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Errors
     /// [`JoinError::Geometry`] for a capacity or size out of bounds, [`Error::Io`].
     pub fn create(capacity: usize) -> Result<Self> {
-        Self::create_of(Layout::new::<T>(), capacity)
-    }
-
-    /// As [`create`](Self::create), of elements of which only the layout is known. A `T` has to have room for one, and to
-    /// take as much as one in the ring; what it has beyond is lost.
-    #[doc(hidden)]
-    pub fn create_of(element: Layout, capacity: usize) -> Result<Self> {
-        let (file, ring) = Ring::create(element, capacity, Entry::<T>::LIES)?;
-        Ok(Self { file, ring, _elements: PhantomData })
-    }
-
-    /// As [`open`](Self::open), of elements as those of [`create_of`](Self::create_of).
-    #[doc(hidden)]
-    pub fn open_of(element: Layout, file: OwnedFd) -> Result<Self> {
-        let (file, ring) = Ring::open(element, file, Entry::<T>::LIES)?;
+        let (file, ring) = Ring::create(capacity, Layout::new::<T>(), Layout::new::<Entry<T>>())?;
         Ok(Self { file, ring, _elements: PhantomData })
     }
 
@@ -136,7 +117,8 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// [`Error::VersionMismatch`], [`JoinError::Geometry`]: not such a ring. [`Error::WrongSize`]: a ring of elements
     /// of another size. [`JoinError::Identity`]: made in another pid or time namespace. [`Error::Io`].
     pub fn open(file: OwnedFd) -> Result<Self> {
-        Self::open_of(Layout::new::<T>(), file)
+        let (file, ring) = Ring::open(file, Layout::new::<T>(), Layout::new::<Entry<T>>())?;
+        Ok(Self { file, ring, _elements: PhantomData })
     }
 
     /// Both ends of a ring in memory of this process alone: for tests, under Miri and [loom](https://docs.rs/loom) too.
@@ -160,17 +142,15 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// # Ok::<(), busway::Error>(())
     /// ```
     pub fn pair(capacity: usize) -> Result<(Producer<T>, Consumer<T>)> {
-        let (plan, head) = Ring::plan(Layout::new::<T>(), capacity, Entry::<T>::LIES)?;
-        let memory = Memory::heap(plan, head)?;
+        let ring = Ring::heap(capacity, Layout::new::<T>(), Layout::new::<Entry<T>>())?;
         #[cfg(busway_loom)]
         {
-            let entries = Shape::of(head.capacity).entries;
-            memory.init(kind::SPSC_ENDS, |_| Ends::new())?;
-            memory.init(kind::ENTRIES, |index| Entry::new(index, entries, 0, T::zeroed()))?;
+            ring.memory.init(kind::SPSC_ENDS, |_| Ends::new())?;
+            ring.memory.init(kind::ENTRIES, |index| Entry::new(index, ring.shape.entries, 0, T::zeroed()))?;
         }
-        let ring = Ring::new(memory, Entry::<T>::LIES)?;
         // SAFETY: made for them just now.
-        unsafe { Ok((ring.producer()?, ring.consumer()?)) }
+        let ((tx, from), (rx, to)) = unsafe { (ring.producer(Packed)?, ring.consumer(Packed)?) };
+        Ok((Producer { core: tx, end: from }, Consumer { core: rx, published: 0, end: to }))
     }
 
     /// Takes the one producer of the ring.
@@ -179,7 +159,8 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// [`JoinError::Taken`] if a process ever took it, [`Error::Forked`], [`Error::Io`].
     pub fn producer(&self) -> Result<Producer<T>> {
         // SAFETY: made for them.
-        unsafe { self.ring.producer() }
+        let (core, end) = unsafe { self.ring.producer(Packed)? };
+        Ok(Producer { core, end })
     }
 
     /// Takes the one consumer of the ring.
@@ -188,12 +169,13 @@ impl<T: NoUninit + AnyBitPattern> Spsc<T> {
     /// As [`producer`](Self::producer).
     pub fn consumer(&self) -> Result<Consumer<T>> {
         // SAFETY: as above.
-        unsafe { self.ring.consumer() }
+        let (core, end) = unsafe { self.ring.consumer(Packed)? };
+        Ok(Consumer { core, published: 0, end })
     }
 
     /// How many elements fit at least.
     pub fn capacity(&self) -> usize {
-        self.ring.memory.head.capacity as usize
+        self.ring.capacity()
     }
 }
 
@@ -225,32 +207,42 @@ pub(super) enum Which {
 }
 
 impl Ring {
-    fn create(element: Layout, capacity: usize, entries: Lies) -> Result<(Memfd, Self)> {
-        let (plan, head) = Self::plan(element, capacity, entries)?;
+    /// A ring in a new file, of such elements in such entries.
+    pub fn create(capacity: usize, element: Layout, entry: Layout) -> Result<(Memfd, Self)> {
+        let (plan, head) = Self::plan(capacity, element, entry)?;
         let (file, memory) = Memory::create(plan, head)?;
-        Ok((file, Self::new(memory, entries)?))
+        Ok((file, Self::new(memory, entry)?))
     }
 
-    fn open(element: Layout, file: OwnedFd, entries: Lies) -> Result<(Memfd, Self)> {
-        check_lies(element, Layout::new::<AtomicU64>(), entries)?;
+    /// The ring of another process's file, of such elements in such entries.
+    pub fn open(file: OwnedFd, element: Layout, entry: Layout) -> Result<(Memfd, Self)> {
         let (file, memory) = Memory::open(file, kind::ENTRIES, element)?;
-        Ok((file, Self::new(memory, entries)?))
+        Ok((file, Self::new(memory, entry)?))
     }
 
-    fn plan(element: Layout, capacity: usize, entries: Lies) -> Result<(Plan, Head)> {
-        check_lies(element, Layout::new::<AtomicU64>(), entries)?;
+    /// A ring in memory of this process alone.
+    pub fn heap(capacity: usize, element: Layout, entry: Layout) -> Result<Self> {
+        let (plan, head) = Self::plan(capacity, element, entry)?;
+        Self::new(Memory::heap(plan, head)?, entry)
+    }
+
+    fn plan(capacity: usize, element: Layout, entry: Layout) -> Result<(Plan, Head)> {
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?;
         let mut plan = Memory::plan();
         plan.add(kind::SPSC_ENDS, 0, 1, size_of::<Ends>(), 128);
-        plan.add(kind::ENTRIES, 0, Shape::of(capacity).entries, entries.within.size(), 128);
+        plan.add(kind::ENTRIES, 0, Shape::of(capacity).entries, entry.size(), 128);
         Ok((plan, Head::new(kind::ENTRIES, capacity, element)?))
     }
 
-    fn new(memory: Memory, entries: Lies) -> Result<Self> {
+    fn new(memory: Memory, entry: Layout) -> Result<Self> {
         let shape = Shape::of(checked_capacity(memory.head.capacity as usize, MAX_CAPACITY)?);
         let ends = memory.array(kind::SPSC_ENDS, Some(1))?;
-        let entries = memory.section(entries.within, kind::ENTRIES, Some(shape.entries))?;
+        let entries = memory.section(entry, kind::ENTRIES, Some(shape.entries))?;
         Ok(Self { memory: Arc::new(memory), ends, entries, shape })
+    }
+
+    pub fn capacity(&self) -> usize {
+        self.memory.head.capacity as usize
     }
 
     #[inline(never)]
@@ -270,28 +262,40 @@ impl Ring {
         Ok(End { ring: self.clone(), guard: self.memory.region.guard(), which })
     }
 
+    /// Claims the producer.
+    ///
     /// # Safety
-    /// It was made for the entries of `T`s.
-    unsafe fn producer<T: NoUninit + AnyBitPattern>(&self) -> Result<Producer<T>> {
+    /// In the memory are entries of `T`s, so far apart.
+    pub unsafe fn producer<T, S>(&self, step: S) -> Result<(spsc::Producer<T, S>, End)>
+    where
+        T: NoUninit + AnyBitPattern,
+        S: Step<T>,
+    {
         let end = self.claim(Which::Producer)?;
         let pos = NonNull::from(PeerWord::of(&self.ends.pos));
         // SAFETY: `end` keeps the memory, and has the claim, so that this is the only producer; `Shape` makes a power
         // of two.
-        let core = unsafe {
-            spsc::Producer::new(self.memory.elements::<Entry<T>>(self.entries).base(), pos, self.shape.entries, 0)
-        };
-        Ok(Producer { core, end })
+        let core = unsafe { spsc::Producer::within(self.entries(), step, pos, self.shape.entries, 0) };
+        Ok((core, end))
     }
 
+    /// Claims the consumer.
+    ///
     /// # Safety
     /// As of [`producer`](Self::producer).
-    unsafe fn consumer<T: NoUninit + AnyBitPattern>(&self) -> Result<Consumer<T>> {
+    pub unsafe fn consumer<T, S>(&self, step: S) -> Result<(spsc::Consumer<T, S>, End)>
+    where
+        T: NoUninit + AnyBitPattern,
+        S: Step<T>,
+    {
         let end = self.claim(Which::Consumer)?;
         // SAFETY: as above.
-        let core = unsafe {
-            spsc::Consumer::new(self.memory.elements::<Entry<T>>(self.entries).base(), self.shape.entries, 0)
-        };
-        Ok(Consumer { core, published: 0, end })
+        let core = unsafe { spsc::Consumer::within(self.entries(), step, self.shape.entries, 0) };
+        Ok((core, end))
+    }
+
+    fn entries<T>(&self) -> NonNull<Entry<T>> {
+        self.memory.start(self.entries).cast()
     }
 }
 

@@ -12,22 +12,6 @@ fn a_head_is_one_line() {
 }
 
 #[test]
-#[cfg_attr(miri, ignore = "Miri has no memory files")]
-fn a_ring_of_a_layout_holds_what_takes_as_much_as_its_type() {
-    let layout = |size, align| Layout::from_size_align(size, align).unwrap();
-    let spsc = |size, align| Spsc::<[u64; 3]>::create_of(layout(size, align), 4).is_ok();
-    assert!(spsc(24, 8) && spsc(17, 1) && spsc(20, 4));
-    assert!(!spsc(16, 8), "less in an entry");
-    assert!(!spsc(25, 1), "more in an entry");
-    assert!(!spsc(32, 16), "elsewhere in an entry");
-    let mpmc = |size, align| Mpmc::<[u64; 4]>::create_of(layout(size, align), 4, 1).is_ok();
-    assert!(mpmc(32, 8) && mpmc(17, 1) && mpmc(32, 16));
-    assert!(!mpmc(16, 8), "less in a cell");
-    assert!(!mpmc(33, 1), "as much in a cell, and more than the type");
-    assert!(!mpmc(32, 32), "elsewhere in a cell");
-}
-
-#[test]
 fn ends_move_between_threads_and_members_are_shared() {
     fn moves<T: Send>() {}
     fn is_shared<T: Send + Sync>() {}

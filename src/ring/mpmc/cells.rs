@@ -3,8 +3,11 @@
 use super::{Ends, Full, Handle, Ring, Slots, Snapshot, entry_at};
 use crate::region::Array;
 use crate::slots::owned::{MAX_PARTICIPANT, MAX_SLOTS, State, Word};
-use crate::sync::{AtomicU64, Ordering, PeerCell, crash, mutant, spin_loop};
+use crate::sync::{AtomicU64, Ordering, PeerCell, crash, mutant, prefetch_write, spin_loop};
 use bytemuck::{AnyBitPattern, NoUninit};
+use core::marker::PhantomData;
+use core::mem::offset_of;
+use core::ptr::NonNull;
 
 /// An entry of the ring, and beside it a slot: its word and its value. Zeroed memory is an empty entry and a free slot.
 ///
@@ -13,11 +16,18 @@ use bytemuck::{AnyBitPattern, NoUninit};
 #[derive(Debug)]
 #[repr(C, align(32))]
 pub struct Cell<T> {
+    pub words: Words,
+    pub value: PeerCell<T>,
+}
+
+/// What is in a cell whatever its value is.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Words {
     /// Written by the ring alone.
     pub entry: AtomicU64,
     /// A [`Word`]; written here alone.
     pub word: AtomicU64,
-    pub value: PeerCell<T>,
 }
 
 impl<T: NoUninit + AnyBitPattern> Cell<T> {
@@ -25,9 +35,11 @@ impl<T: NoUninit + AnyBitPattern> Cell<T> {
     /// used `generation` times. Zeroed memory is `new(i, n, 0, 0, zeroed)`.
     pub fn new(index: u32, capacity: u32, position: u64, generation: u32, value: T) -> Self {
         let word = AtomicU64::new(Word::free(generation).bits());
-        Self { entry: entry_at(index, capacity, position), word, value: PeerCell::new(value) }
+        Self { words: Words { entry: entry_at(index, capacity, position), word }, value: PeerCell::new(value) }
     }
+}
 
+impl Words {
     fn store(&self, word: Word) {
         crash();
         let order = if mutant("mpmc: slot without release") { Ordering::Relaxed } else { Ordering::Release };
@@ -59,31 +71,32 @@ impl<T: NoUninit + AnyBitPattern> Cell<T> {
 /// stale, on the cache line that it writes anyway. That makes two locked operations a push, one a pop, and an eighth
 /// each for the ends.
 #[derive(Debug)]
-pub struct TypedRing<T> {
+pub struct CellRing {
     ring: Ring,
-    cells: Array<Cell<T>>,
+    /// Cells, of which there are more than entries.
+    count: u32,
     me: u16,
 }
 
 /// How often a producer looks at the slot it prefers while a consumer reads it.
 const LOOKS: u32 = if cfg!(busway_loom) { 1 } else { 32 };
 
-impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
-    /// The end of participant `me` of a ring of `capacity` elements, a power of two up to 32,768. There are more cells
-    /// than that: one for each thread that may be in the midst of an operation.
+impl CellRing {
+    /// The end of participant `me` of a ring of `capacity` elements, a power of two up to 32,768, with `count` cells `step` bytes
+    /// apart. There are more cells than elements: one for each thread that may be in the midst of an operation.
     ///
     /// # Panics
     /// If the counts do not fit.
     ///
     /// # Safety
-    /// Both arrays lie in memory that outlives the ring, were zeroed or made by [`Cell::new`] and [`Ends::new`], and
-    /// every process writes them through such ends alone. `me`, from 1 to 4095, is no other living process's number,
-    /// and was recovered if it was somebody's before.
-    pub unsafe fn new(cells: Array<Cell<T>>, capacity: u32, ends: Array<Ends>, me: u16) -> Self {
-        assert!(cells.count() >= capacity && cells.count() <= MAX_SLOTS && (1..=MAX_PARTICIPANT).contains(&me));
+    /// At each `step` bytes from `cells` on lie [`Words`], and behind them room for a value. The memory outlives the ring, was zeroed or made
+    /// by [`Cell::new`] and [`Ends::new`], and every process writes it through such ends alone. `me`, from 1 to 4095, is no other
+    /// living process's number, and was recovered if it was somebody's before.
+    pub unsafe fn new(cells: NonNull<u8>, step: usize, count: u32, capacity: u32, ends: Array<Ends>, me: u16) -> Self {
+        assert!(count >= capacity && count <= MAX_SLOTS && (1..=MAX_PARTICIPANT).contains(&me));
         // SAFETY: the entry is the first field of each cell.
-        let ring = unsafe { Ring::within(cells.base().cast(), size_of::<Cell<T>>(), capacity, ends, 0) };
-        Self { ring, cells, me }
+        let ring = unsafe { Ring::within(cells, step, capacity, ends, 0) };
+        Self { ring, count, me }
     }
 
     /// How many elements fit.
@@ -101,30 +114,43 @@ impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
         self.ring.is_empty(self)
     }
 
-    /// The cell `ahead` positions after the last one that this process knows to be filled: a hint, for prefetching.
+    /// Asks for the cell `ahead` positions after the last one that this process knows to be filled.
     #[inline(always)]
-    pub fn cell_ahead(&self, ahead: u64) -> &Cell<T> {
+    pub fn prefetch_ahead(&self, ahead: u64) {
         let position = self.ring.seen_tail.load(Ordering::Relaxed).wrapping_add(ahead);
-        self.cells.at((position & self.ring.mask) as u32)
+        prefetch_write(self.at((position & self.ring.mask) as u32));
     }
 
-    /// Appends a value.
+    /// The address of a cell.
+    #[inline(always)]
+    fn place(&self, index: u32) -> NonNull<u8> {
+        assert!(index < self.count);
+        // SAFETY: in bounds.
+        unsafe { self.ring.entries.add(index as usize * self.ring.step) }
+    }
+
+    #[inline(always)]
+    fn at(&self, index: u32) -> &Words {
+        // SAFETY: valid by the contract of `new`.
+        unsafe { self.place(index).cast().as_ref() }
+    }
+
+    /// Appends a value, which `write` writes, given the address of its cell. It is run once at most.
     ///
     /// # Errors
     /// [`Full`] if there is no room.
-    #[inline]
-    pub fn push(&self, value: T) -> Result<(), Full> {
+    #[inline(always)]
+    pub fn push_with(&self, write: impl FnOnce(NonNull<u8>)) -> Result<(), Full> {
         let mut spot = self.ring.find(self)?;
         let slot = self.claim((spot.position & self.ring.mask) as u32).ok_or(Full)?;
-        let cell = self.cells.at(slot.index);
-        // SAFETY: the slot was free and is this thread's until its entry is installed.
-        unsafe { cell.value.write(value) };
+        // The slot was free, and is this thread's until its entry is installed.
+        write(self.place(slot.index));
         while !self.ring.install(&spot, slot) {
             match self.ring.find(self) {
                 Ok(next) => spot = next,
                 Err(Full) => {
                     // Never installed, so nobody else can have it.
-                    cell.store(Word::free(slot.generation).freed());
+                    self.at(slot.index).store(Word::free(slot.generation).freed());
                     return Err(Full);
                 }
             }
@@ -132,14 +158,13 @@ impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
         Ok(())
     }
 
-    /// Takes the first value.
-    #[inline]
-    pub fn pop(&self) -> Option<T> {
+    /// Takes the first value, which `read` reads, given the address of its cell.
+    #[inline(always)]
+    pub fn pop_with<R>(&self, read: impl FnOnce(NonNull<u8>) -> R) -> Option<R> {
         let slot = self.ring.dequeue(self)?;
-        let cell = self.cells.at(slot.index);
-        let value = cell.value.read();
+        let value = read(self.place(slot.index));
         // Release: the next producer writes after this read.
-        cell.store(Word::free(slot.generation).freed());
+        self.at(slot.index).store(Word::free(slot.generation).freed());
         Some(value)
     }
 
@@ -150,8 +175,8 @@ impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
         // Of its queued slots, those with an entry now were pushed; the others never will be.
         let pushed = Snapshot::of([&self.ring]);
         let mut freed = 0;
-        for index in 0..self.cells.count() {
-            let cell = self.cells.at(index);
+        for index in 0..self.count {
+            let cell = self.at(index);
             loop {
                 let word = cell.word();
                 if word.state() == State::Free || word.holder() != dead {
@@ -173,7 +198,7 @@ impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
     #[inline(always)]
     fn claim(&self, preferred: u32) -> Option<Handle> {
         for _ in 0..LOOKS {
-            let word = self.cells.at(preferred).word();
+            let word = self.at(preferred).word();
             match word.state() {
                 State::Free => match self.claim_at(preferred, word) {
                     None => break,
@@ -188,22 +213,22 @@ impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
 
     #[cold]
     fn claim_any(&self) -> Option<Handle> {
-        let (capacity, count) = (self.capacity(), self.cells.count());
-        (capacity..count).chain(0..capacity).find_map(|index| self.claim_at(index, self.cells.at(index).word()))
+        let (capacity, count) = (self.capacity(), self.count);
+        (capacity..count).chain(0..capacity).find_map(|index| self.claim_at(index, self.at(index).word()))
     }
 
     fn claim_at(&self, index: u32, word: Word) -> Option<Handle> {
         let sent = word.sent(self.me, 0, true);
-        let claimed = word.state() == State::Free && self.cells.at(index).swap(word, sent);
+        let claimed = word.state() == State::Free && self.at(index).swap(word, sent);
         claimed.then_some(Handle { index, generation: sent.generation() })
     }
 
-    fn cell(&self, slot: Handle) -> Option<&Cell<T>> {
-        (slot.index < self.cells.count()).then(|| self.cells.at(slot.index))
+    fn cell(&self, slot: Handle) -> Option<&Words> {
+        (slot.index < self.count).then(|| self.at(slot.index))
     }
 }
 
-impl<T: NoUninit + AnyBitPattern> Slots for TypedRing<T> {
+impl Slots for CellRing {
     const CLEARS: bool = false;
 
     #[inline(always)]
@@ -230,5 +255,71 @@ impl<T: NoUninit + AnyBitPattern> Slots for TypedRing<T> {
                 return false;
             }
         }
+    }
+}
+
+/// A [`CellRing`] whose cells are [`Cell`]s of `T`s.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct TypedRing<T> {
+    cells: CellRing,
+    _values: PhantomData<fn() -> T>,
+}
+
+impl<T> core::ops::Deref for TypedRing<T> {
+    type Target = CellRing;
+
+    fn deref(&self) -> &CellRing {
+        &self.cells
+    }
+}
+
+impl<T: NoUninit + AnyBitPattern> TypedRing<T> {
+    /// As [`CellRing::new`].
+    ///
+    /// # Panics
+    /// If the counts do not fit.
+    ///
+    /// # Safety
+    /// As of [`CellRing::new`].
+    pub unsafe fn new(cells: Array<Cell<T>>, capacity: u32, ends: Array<Ends>, me: u16) -> Self {
+        let (base, step, count) = (cells.base().cast(), size_of::<Cell<T>>(), cells.count());
+        // SAFETY: the caller's; the words are the first field of each cell.
+        Self { cells: unsafe { CellRing::new(base, step, count, capacity, ends, me) }, _values: PhantomData }
+    }
+
+    /// Sees a ring whose cells hold `T`s.
+    ///
+    /// # Safety
+    /// They do.
+    #[inline(always)]
+    pub unsafe fn of(ring: &CellRing) -> &Self {
+        // SAFETY: the wrapper is transparent; its contract is the caller's.
+        unsafe { &*core::ptr::from_ref(ring).cast() }
+    }
+
+    /// Appends a value.
+    ///
+    /// # Errors
+    /// [`Full`] if there is no room.
+    #[inline]
+    pub fn push(&self, value: T) -> Result<(), Full> {
+        // SAFETY: valid as the cell is; `push_with` gives a cell that this thread alone has.
+        self.cells.push_with(|cell| unsafe { Self::value(cell).write(value) })
+    }
+
+    /// Takes the first value.
+    #[inline]
+    pub fn pop(&self) -> Option<T> {
+        // SAFETY: valid as the cell is.
+        self.cells.pop_with(|cell| unsafe { Self::value(cell).read() })
+    }
+
+    /// # Safety
+    /// At `cell` is one, for as long as the value is used.
+    #[inline(always)]
+    unsafe fn value<'a>(cell: NonNull<u8>) -> &'a PeerCell<T> {
+        // SAFETY: by this function's contract.
+        unsafe { cell.byte_add(offset_of!(Cell<T>, value)).cast().as_ref() }
     }
 }
