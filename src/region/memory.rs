@@ -3,16 +3,15 @@
 use super::layout::HEADER_SIZE;
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
-use core::any::Any;
 use core::mem;
 use core::ptr::NonNull;
-use memmap2::MmapOptions;
+use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{
     FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
 };
 use rustix::mm::{Advice, madvise};
 use std::alloc;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// A memory file with its pages allocated: the memory of one region before it is mapped.
@@ -79,18 +78,7 @@ impl Memfd {
 
     /// Maps the whole file.
     pub fn map(&self, access: Access) -> Result<Region> {
-        let mut options = MmapOptions::new();
-        options.len(self.len);
-        let map = match access {
-            Access::ReadWrite => options.map_raw(&self.fd),
-            Access::ReadOnly => options.map_raw_read_only(&self.fd),
-        }
-        .map_err(Error::std_io("map a region"))?;
-        let region = Region::of_mapping(map.as_mut_ptr(), self.len, Box::new(map))?;
-        if access == Access::ReadOnly {
-            region.populate()?;
-        }
-        Ok(region)
+        Region::map(&self.fd, self.len, access)
     }
 }
 
@@ -127,7 +115,7 @@ pub struct Region {
 #[derive(Debug)]
 enum Memory {
     /// Unmaps when dropped.
-    Mapped(#[allow(dead_code, reason = "unmaps on drop")] Box<dyn Any>),
+    Mapped(#[allow(dead_code, reason = "unmaps on drop")] MmapRaw),
     Gone,
     Heap(#[allow(dead_code, reason = "frees on drop")] Arc<Heap>),
 }
@@ -146,14 +134,24 @@ impl Region {
         (view(&heap), view(&heap))
     }
 
-    /// A fresh mapping of shared memory, which `owner` unmaps when dropped.
-    pub(super) fn of_mapping(base: *mut u8, len: usize, owner: Box<dyn Any>) -> Result<Self> {
-        let base = NonNull::new(base).ok_or(JoinError::Geometry { what: "mapped at null" })?;
+    /// A fresh mapping of the first `len` bytes of a file.
+    pub(super) fn map(file: &impl AsRawFd, len: usize, access: Access) -> Result<Self> {
+        let mut options = MmapOptions::new();
+        options.len(len);
+        let map = match access {
+            Access::ReadWrite => options.map_raw(file),
+            Access::ReadOnly => options.map_raw_read_only(file),
+        }
+        .map_err(Error::std_io("map a region"))?;
+        let base = NonNull::new(map.as_mut_ptr()).ok_or(JoinError::Geometry { what: "mapped at null" })?;
         let guard = ForkGuard::new().map_err(Error::io("map the fork guard"))?;
-        let region = Self { base, len, memory: Memory::Mapped(owner), guard };
+        let region = Self { base, len, memory: Memory::Mapped(map), guard };
         region.advise(Advice::LinuxDontFork).map_err(Error::io("keep a region out of forked children"))?;
         // Only a nicety: a core dump stays small and a crash is noticed sooner.
         let _ = region.advise(Advice::LinuxDontDump);
+        if access == Access::ReadOnly {
+            region.populate()?;
+        }
         Ok(region)
     }
 

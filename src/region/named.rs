@@ -24,12 +24,11 @@
 //! does the locks of a process. Two bytes of one file can be locked, and asked about without being locked, which `flock` cannot.
 //! Like `flock`'s they live on in forked children, so the record names the host.
 
-use super::{HEADER_SIZE, MAGIC, Process, Region, namespaces};
+use super::{Access, HEADER_SIZE, MAGIC, Process, Region, namespaces};
 use crate::error::{Error, JoinError, Result};
 use crate::sync::ForkGuard;
 use bytemuck::{Pod, Zeroable};
 use rustix::fs::{FallocateFlags, fallocate};
-use shared_memory::{Shmem, ShmemConf, ShmemError};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
@@ -45,7 +44,7 @@ const TAKEN: JoinError = JoinError::Taken { what: "the name; its host lives, or 
 /// Names of the two files of one pool of this user.
 #[derive(Debug)]
 pub struct Name {
-    segment: String,
+    segment: PathBuf,
     lock: PathBuf,
 }
 
@@ -60,16 +59,8 @@ impl Name {
             return Err(JoinError::InvalidName);
         }
         let user = rustix::process::geteuid().as_raw();
-        let lock = Path::new(DIRECTORY).join(format!("busway-lock-{user}-{name}"));
-        Ok(Self { segment: format!("busway-{user}-{name}"), lock })
-    }
-
-    fn segment(&self) -> PathBuf {
-        Path::new(DIRECTORY).join(&self.segment)
-    }
-
-    fn config(&self) -> ShmemConf {
-        ShmemConf::new().os_id(format!("/{}", self.segment))
+        let file = |of: &str| Path::new(DIRECTORY).join(format!("busway-{of}{user}-{name}"));
+        Ok(Self { segment: file(""), lock: file("lock-") })
     }
 }
 
@@ -192,23 +183,6 @@ fn remove(path: &Path) -> Result<()> {
     }
 }
 
-fn mapping_error(error: ShmemError) -> Error {
-    use ShmemError::{MapCreateFailed, MapOpenFailed, UnknownOsError};
-    match error {
-        MapOpenFailed(errno) if errno == libc::ENOENT as u32 => JoinError::NoHost.into(),
-        MapCreateFailed(errno) | MapOpenFailed(errno) | UnknownOsError(errno) => {
-            Error::std_io("map shared memory")(io::Error::from_raw_os_error(errno as i32))
-        }
-        other => Error::std_io("map shared memory")(io::Error::other(other)),
-    }
-}
-
-fn region(mut shmem: Shmem) -> Result<Region> {
-    // It would unlink by name what may be another's by then.
-    shmem.set_owner(false);
-    Region::of_mapping(shmem.as_ptr(), shmem.len(), Box::new(shmem))
-}
-
 /// The process that has a name. Dropping it removes both files.
 #[derive(Debug)]
 pub struct NamedHost {
@@ -254,12 +228,11 @@ impl NamedHost {
         // What a dead host wrote is gone before anything of ours can be read beside it.
         self.lock.set_len(0).map_err(Error::std_io("write a lock file"))?;
         record.write(&self.lock)?;
-        remove(&self.name.segment())?;
-        let region = region(self.name.config().size(len).create().map_err(mapping_error)?)?;
-        let file = open(&self.name.segment())?;
+        remove(&self.name.segment)?;
+        let file = open_own(&self.name.segment, true)?.ok_or(TAKEN)?;
         // So that a full machine is an error now and not a SIGBUS later.
         fallocate(&file, FallocateFlags::empty(), 0, len as u64).map_err(Error::io("allocate shared memory"))?;
-        let filled = fill(region)?;
+        let filled = fill(Region::map(&file, len, Access::ReadWrite)?)?;
         Record { ready: 1, ..record }.write(&self.lock)?;
         Ok(filled)
     }
@@ -285,7 +258,7 @@ impl Drop for NamedHost {
     fn drop(&mut self) {
         // Somebody may have removed the files of a user who logged out, and the name be another's.
         if !self.guard.forked() && names(&self.name.lock, &self.lock).unwrap_or(false) {
-            let _ = remove(&self.name.segment());
+            let _ = remove(&self.name.segment);
             let _ = remove(&self.name.lock);
         }
     }
@@ -326,12 +299,10 @@ fn open(path: &Path) -> Result<File> {
 
 /// Maps the segment that is there.
 fn map(name: &Name) -> Result<Region> {
-    let long = |len: u64| {
-        let what = "a segment that is shorter than its header";
-        if len < HEADER_SIZE as u64 { Err(JoinError::Geometry { what }) } else { Ok(()) }
-    };
-    long(metadata(&open(&name.segment())?)?.len())?;
-    let shmem = name.config().open().map_err(mapping_error)?;
-    long(shmem.len() as u64)?;
-    region(shmem)
+    let file = open(&name.segment)?;
+    let len = metadata(&file)?.len() as usize;
+    if len < HEADER_SIZE {
+        return Err(JoinError::Geometry { what: "a segment that is shorter than its header" }.into());
+    }
+    Region::map(&file, len, Access::ReadWrite)
 }
