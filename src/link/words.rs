@@ -319,11 +319,7 @@ impl Geometry {
 
     /// The geometry that a validated table describes.
     pub(crate) fn of(table: &Table) -> Result<Self> {
-        let mut classes: Vec<_> = table.sections().iter().filter(|s| s.kind == kind::CLASS).collect();
-        classes.sort_by_key(|s| s.id);
-        if classes.iter().enumerate().any(|(i, s)| s.id != i as u32) {
-            return Err(JoinError::Geometry { what: "size classes are not numbered from 0" }.into());
-        }
+        let classes = table.numbered(kind::CLASS)?;
         let geometry = Self {
             entries: table.find::<Entry<Body>>(kind::ENTRIES, 0)?.count,
             cells: table.find::<ReplyCell<AtomicU32>>(kind::CELLS, 0)?.count,

@@ -228,14 +228,8 @@ impl View {
             // SAFETY: found in the validated table; words and cells, which bear any bits; kept beside the region.
             Ok(unsafe { Array::new(region, table.find::<T>(kind, id)?) })
         }
-        let numbered = |kind| {
-            let mut sections: Vec<_> = table.sections().iter().filter(|s| s.kind == kind).copied().collect();
-            sections.sort_by_key(|s| s.id);
-            let whole = sections.iter().enumerate().all(|(i, s)| s.id == i as u32);
-            if whole { Ok(sections) } else { Err(JoinError::Geometry { what: "sections are not numbered from 0" }) }
-        };
-        let payloads = numbered(kind::PAYLOADS)?;
-        let queues = numbered(kind::QUEUE_ENTRIES)?;
+        let payloads = table.numbered(kind::PAYLOADS)?;
+        let queues = table.numbered(kind::QUEUE_ENTRIES)?;
         let config = PoolConfig {
             members: table.find::<Place>(kind::PLACES, 0)?.count.saturating_sub(1),
             queues: queues.iter().map(|s| (s.id.to_string(), s.count)).collect(),

@@ -161,7 +161,7 @@ impl Table {
         let bytes = &page[TABLE_AT..][..header.sections as usize * size_of::<Section>()];
         let sections: Vec<Section> =
             bytes.chunks_exact(size_of::<Section>()).map(bytemuck::pod_read_unaligned).collect();
-        let mut ranges = Vec::with_capacity(sections.len());
+        let mut ranges: Vec<(u64, u64)> = Vec::with_capacity(sections.len());
         for s in &sections {
             // The product of 32 by 32 bits cannot overflow; with an offset on top it can.
             let end = s.offset.saturating_add(u64::from(s.count) * u64::from(s.stride));
@@ -171,13 +171,23 @@ impl Table {
             if s.offset % 64 != 0 || s.stride == 0 {
                 return bad("a section is not aligned to a cache line");
             }
+            if ranges.iter().any(|other| s.offset < other.1 && other.0 < end) {
+                return bad("two sections overlap");
+            }
             ranges.push((s.offset, end));
         }
-        ranges.sort_unstable();
-        if ranges.windows(2).any(|w| w[0].1 > w[1].0) {
-            return bad("two sections overlap");
-        }
         Ok(Self { sections, length })
+    }
+
+    /// All sections of this kind, whose ids count from 0.
+    ///
+    /// # Errors
+    /// [`JoinError::Geometry`] if they do not.
+    pub fn numbered(&self, kind: u32) -> Result<Vec<Section>, JoinError> {
+        let of_kind = || self.sections.iter().filter(|s| s.kind == kind);
+        let with_id = |id| of_kind().find(|s| s.id == id as u32).copied();
+        let sections: Option<_> = (0..of_kind().count()).map(with_id).collect();
+        sections.ok_or(JoinError::Geometry { what: "sections are not numbered from 0" })
     }
 
     /// The version that a header page claims, if it has our magic number.
