@@ -15,7 +15,8 @@ apt() {
 }
 
 wanted=()
-for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind; do
+for package in gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user valgrind \
+    g++ clang pkg-config groff-base libssl-dev; do
     has_package "$package" || wanted+=("$package")
 done
 if ((${#wanted[@]})); then
@@ -43,4 +44,6 @@ fi
 
 # --debug halves the build time, and neither has much to do itself.
 have cargo-machete || timeout 300 cargo install cargo-machete --locked --debug || missing cargo-machete
+# The newest one that this rustc builds.
+have cargo-cbuild || timeout 700 cargo install cargo-c@0.10.24+cargo-0.98.0 --locked --debug || missing cargo-c
 have cargo-fuzz || timeout 300 cargo install cargo-fuzz --locked --debug || missing cargo-fuzz

@@ -99,7 +99,7 @@ impl Step<()> for Apart {
 pub struct Entries<T, S> {
     base: NonNull<Entry<T>>,
     step: S,
-    mask: u32,
+    capacity: u32,
 }
 
 impl<T, S: Step<T>> Entries<T, S> {
@@ -107,14 +107,14 @@ impl<T, S: Step<T>> Entries<T, S> {
     /// `base` is the first of `capacity` (a power of two) entries, which outlive this.
     unsafe fn new(base: NonNull<Entry<T>>, step: S, capacity: u32) -> Self {
         assert!(capacity.is_power_of_two() && capacity <= 1 << 31);
-        Self { base, step, mask: capacity - 1 }
+        Self { base, step, capacity }
     }
 
     /// The address of the entry of a position.
     #[inline(always)]
     pub fn place(&self, position: u32) -> NonNull<Entry<T>> {
         // SAFETY: in bounds by the mask.
-        unsafe { self.base.byte_add((position & self.mask) as usize * self.step.bytes()) }
+        unsafe { self.base.byte_add((position & (self.capacity - 1)) as usize * self.step.bytes()) }
     }
 
     #[inline(always)]
@@ -178,11 +178,6 @@ impl<T: NoUninit + AnyBitPattern, S: Step<T>> Producer<T, S> {
         Self { entries, pos, next: start, taken: start }
     }
 
-    /// How many entries there are.
-    fn capacity(&self) -> u32 {
-        self.entries.mask + 1
-    }
-
     /// Where its entries are.
     pub fn entries(&self) -> &Entries<T, S> {
         &self.entries
@@ -204,7 +199,7 @@ impl<T: NoUninit + AnyBitPattern, S: Step<T>> Producer<T, S> {
     /// [`Lied`] if the consumer claims what it cannot have taken.
     #[inline]
     pub fn room(&mut self, want: u32) -> Result<u32, Lied> {
-        let known = self.capacity() - self.next.wrapping_sub(self.taken);
+        let known = self.entries.capacity - self.next.wrapping_sub(self.taken);
         if known >= want {
             return Ok(known);
         }
@@ -216,7 +211,7 @@ impl<T: NoUninit + AnyBitPattern, S: Step<T>> Producer<T, S> {
             return Err(Lied);
         }
         self.taken = pos;
-        Ok(self.capacity() - self.next.wrapping_sub(pos))
+        Ok(self.entries.capacity - self.next.wrapping_sub(pos))
     }
 
     /// Asks for the cache lines of the next `count` entries, which are about to be written together.
@@ -298,7 +293,7 @@ impl<T: NoUninit + AnyBitPattern, S: Step<T>> Producer<T, S> {
     #[inline(always)]
     fn write<R>(&mut self, ahead: u32, write: impl FnOnce(&mut T) -> (u32, R)) -> R {
         let position = self.next.wrapping_add(ahead);
-        debug_assert!(position.wrapping_sub(self.taken) < self.capacity());
+        debug_assert!(position.wrapping_sub(self.taken) < self.entries.capacity);
         let entry = self.entries.at(position);
         // SAFETY: the entry is ours to write until its word is published, because the consumer's `pos`, loaded with acquire,
         // has passed the position it held before.

@@ -315,7 +315,6 @@ static void freed_in_use(void)
     }
 }
 
-#ifndef __SANITIZE_ADDRESS__
 static volatile bool done;
 
 static void *makes_handles(void *unused)
@@ -361,8 +360,6 @@ static void forked_meanwhile(void)
         CHECK(pthread_join(threads[i], NULL) == 0);
     OK(busway_host_free(kept));
 }
-
-#endif
 
 static void errors(void)
 {

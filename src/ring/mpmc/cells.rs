@@ -118,7 +118,7 @@ impl CellRing {
     #[inline(always)]
     pub fn prefetch_ahead(&self, ahead: u64) {
         let position = self.ring.seen_tail.load(Ordering::Relaxed).wrapping_add(ahead);
-        prefetch_write(self.at((position & self.ring.mask) as u32));
+        prefetch_write(self.ring.entry(position));
     }
 
     /// The address of a cell.
@@ -143,14 +143,15 @@ impl CellRing {
     pub fn push_with(&self, write: impl FnOnce(NonNull<u8>)) -> Result<(), Full> {
         let mut spot = self.ring.find(self)?;
         let slot = self.claim((spot.position & self.ring.mask) as u32).ok_or(Full)?;
+        let cell = self.place(slot.index);
         // The slot was free, and is this thread's until its entry is installed.
-        write(self.place(slot.index));
+        write(cell);
         while !self.ring.install(&spot, slot) {
             match self.ring.find(self) {
                 Ok(next) => spot = next,
                 Err(Full) => {
-                    // Never installed, so nobody else can have it.
-                    self.at(slot.index).store(Word::free(slot.generation).freed());
+                    // SAFETY: valid by the contract of `new`. It was never installed, so nobody else can have it.
+                    unsafe { cell.cast::<Words>().as_ref() }.store(Word::free(slot.generation).freed());
                     return Err(Full);
                 }
             }
@@ -162,9 +163,10 @@ impl CellRing {
     #[inline(always)]
     pub fn pop_with<R>(&self, read: impl FnOnce(NonNull<u8>) -> R) -> Option<R> {
         let slot = self.ring.dequeue(self)?;
-        let value = read(self.place(slot.index));
-        // Release: the next producer writes after this read.
-        self.at(slot.index).store(Word::free(slot.generation).freed());
+        let cell = self.place(slot.index);
+        let value = read(cell);
+        // SAFETY: valid by the contract of `new`. Release: the next producer writes after this read.
+        unsafe { cell.cast::<Words>().as_ref() }.store(Word::free(slot.generation).freed());
         Some(value)
     }
 
