@@ -54,21 +54,10 @@ const KINDS: [Kind; 9] = [
 impl Kind {
     fn rounds(self) -> usize {
         match self {
+            _ if is_long() => 10_000,
             // A process each time.
-            Kind::Spawned | Kind::Killed => {
-                if is_long() {
-                    500
-                } else {
-                    30
-                }
-            }
-            _ => {
-                if is_long() {
-                    10_000
-                } else {
-                    100
-                }
-            }
+            Kind::Spawned | Kind::Killed => 30,
+            _ => 100,
         }
     }
 

@@ -86,10 +86,11 @@ fn file(fd: i32) -> Result<OwnedFd, Failure> {
 }
 
 /// Makes a ring in which at least `capacity` elements fit, up to 2^30; each has `element_size` bytes, aligned to `element_align`: sizeof and
-/// _Alignof of a type. Its memory is allocated here: some 2 to 3 times as many elements, and 8
-/// bytes with each.
-/// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity, for more memory than there can be, and for an
-/// alignment above 64; BUSWAY_INVALID if no type has such a size and alignment; BUSWAY_IO.
+/// _Alignof of a type. Its memory is allocated here: some 2 to 3 times as many elements, and with each 8 bytes, or its alignment if that is
+/// more.
+/// Threads: any. Errors: BUSWAY_JOIN_FAILED with BUSWAY_JOIN_GEOMETRY for the capacity, for an alignment above 64, for elements of 4 GiB and
+/// more and for rings of 64 TiB and more; BUSWAY_INVALID, also if no type has such a size and alignment; BUSWAY_IO, also if there is not so
+/// much memory.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn busway_spsc_create(
     element_size: usize,

@@ -35,7 +35,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Where `shm_open` looks, in every libc of Linux.
+/// The file system in memory that every Linux system has for this, and where `shm_open` looks.
 const DIRECTORY: &str = "/dev/shm";
 const MAX_NAME: usize = 64;
 
@@ -261,6 +261,11 @@ impl Drop for NamedHost {
             let _ = remove(&self.name.segment);
             let _ = remove(&self.name.lock);
         }
+        if !self.guard.forked() {
+            // A child that was forked has the lock, too, and this process may be host of the name again: who opened the lock file
+            // before it was removed would take the one for the other.
+            unlock(&self.lock, Byte::Host);
+        }
     }
 }
 
@@ -305,4 +310,21 @@ fn map(name: &Name) -> Result<Region> {
         return Err(JoinError::Geometry { what: "a segment that is shorter than its header" }.into());
     }
     Region::map(&file, len, Access::ReadWrite)
+}
+
+#[cfg(all(test, not(miri)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_was_given_up_is_not_locked_by_a_forked_child() {
+        let name = || Name::new(&format!("given-up-{}", std::process::id())).unwrap();
+        let (host, ()) = NamedHost::create(name(), HEADER_SIZE, |_| Ok(())).unwrap();
+        let before = open(&name().lock).unwrap();
+        // A child has the same open file.
+        let _of_a_child = host.lock.try_clone().unwrap();
+        assert!(is_locked(&before, Byte::Host).unwrap());
+        drop(host);
+        assert!(!is_locked(&before, Byte::Host).unwrap());
+    }
 }

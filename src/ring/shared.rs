@@ -168,6 +168,12 @@ impl Memory {
     }
 }
 
+/// Before anything is allocated for it.
+fn check_alignment(of: Layout) -> Result<()> {
+    let what = "elements that are aligned to more than 64 bytes";
+    if of.align() <= 64 { Ok(()) } else { Err(JoinError::Geometry { what }.into()) }
+}
+
 /// The capacity a user asked for, up to `max`.
 fn checked_capacity(capacity: usize, max: u32) -> Result<u32> {
     match u32::try_from(capacity) {

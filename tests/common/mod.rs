@@ -61,7 +61,8 @@ pub fn play(roles: &[(&str, fn())]) {
     let Ok(name) = env::var(ROLE) else { return };
     let (_, role) = roles.iter().find(|(role, _)| *role == name).expect("a role of this file");
     // In one turn: an idle child is to stay asleep.
-    let watchdog = watch(format!("the child {name}"), 1, Duration::from_secs(300));
+    let limit = Duration::from_secs(300) + figures::duration(Duration::ZERO);
+    let watchdog = watch(format!("the child {name}"), 1, limit);
     role();
     drop(watchdog);
     // Not back into the harness: it would report to the standard output, which is the role's.

@@ -263,6 +263,17 @@ static void rings()
     CHECK(from.is_abandoned() && from.pop(one) && one.number == 3);
     GIVES(BUSWAY_STALE_HANDLE, thrown([&] { to.push(one); }));
 
+    struct alignas(64) line {
+        uint32_t first, last;
+    };
+    busway::spsc<line> lines(4);
+    busway::producer<line> line_to;
+    busway::consumer<line> line_from;
+    lines.take(line_to);
+    lines.take(line_from);
+    line taken{};
+    CHECK(line_to.push(line{1, 2}) && line_from.pop(taken) && taken.last == 2);
+
     busway::mpmc<uint32_t> many(8, 2);
     busway::mpmc_member<uint32_t> first = many.join(), second = busway::mpmc<uint32_t>::open(many.fd()).join();
     uint32_t got = 0;

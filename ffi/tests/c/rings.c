@@ -509,7 +509,7 @@ int main(int argc, char **argv)
         return consumes();
     if (argc > 1)
         return joins_and_dies();
-    for (size_t align = 1; align <= 8; align *= 2)
+    for (size_t align = 1; align <= 64; align *= 2)
         of_every_size(align);
     one_to_one();
     what_is_refused();

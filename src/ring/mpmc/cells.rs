@@ -40,16 +40,19 @@ impl<T: NoUninit + AnyBitPattern> Cell<T> {
 }
 
 impl Words {
+    #[inline(always)]
     fn store(&self, word: Word) {
         crash();
         let order = if mutant("mpmc: slot without release") { Ordering::Relaxed } else { Ordering::Release };
         self.word.store(word.bits(), order);
     }
 
+    #[inline(always)]
     fn word(&self) -> Word {
         Word::from_bits(self.word.load(Ordering::Acquire))
     }
 
+    #[inline(always)]
     fn swap(&self, from: Word, to: Word) -> bool {
         crash();
         self.word.compare_exchange(from.bits(), to.bits(), Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -219,12 +222,14 @@ impl CellRing {
         (capacity..count).chain(0..capacity).find_map(|index| self.claim_at(index, self.at(index).word()))
     }
 
+    #[inline(always)]
     fn claim_at(&self, index: u32, word: Word) -> Option<Handle> {
         let sent = word.sent(self.me, 0, true);
         let claimed = word.state() == State::Free && self.at(index).swap(word, sent);
         claimed.then_some(Handle { index, generation: sent.generation() })
     }
 
+    #[inline(always)]
     fn cell(&self, slot: Handle) -> Option<&Words> {
         (slot.index < self.count).then(|| self.at(slot.index))
     }

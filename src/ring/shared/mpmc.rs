@@ -1,7 +1,7 @@
 //! The ring of many producers and consumers, between processes.
 
 use super::place::Place;
-use super::{Head, Memory, checked_capacity, kind};
+use super::{Head, Memory, check_alignment, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process, Section};
 use crate::ring::mpmc::{Cell, CellRing, Ends, Full, TypedRing};
@@ -165,6 +165,7 @@ impl Ring {
     }
 
     fn plan(capacity: usize, members: usize, element: Layout, cell: Layout) -> Result<(Plan, Head)> {
+        check_alignment(cell)?;
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?.next_power_of_two();
         let members = match u32::try_from(members) {
             Ok(members) if (1..=MAX_PARTICIPANT.into()).contains(&members) => members,

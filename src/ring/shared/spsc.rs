@@ -1,7 +1,7 @@
 //! The ring of one producer and one consumer, between processes.
 
 use super::ends::{Consumer, End, Producer};
-use super::{Head, Memory, checked_capacity, kind};
+use super::{Head, Memory, check_alignment, checked_capacity, kind};
 use crate::error::{Error, JoinError, Result};
 use crate::region::{Array, Memfd, Plan, Process, Section};
 use crate::ring::spsc::{self, Entry, Packed, Step};
@@ -227,6 +227,7 @@ impl Ring {
     }
 
     fn plan(capacity: usize, element: Layout, entry: Layout) -> Result<(Plan, Head)> {
+        check_alignment(entry)?;
         let capacity = checked_capacity(capacity, MAX_CAPACITY)?;
         let mut plan = Memory::plan();
         plan.add(kind::SPSC_ENDS, 0, 1, size_of::<Ends>(), 128);

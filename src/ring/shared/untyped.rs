@@ -359,13 +359,13 @@ mod tests {
             let member = MpmcMember { member: ring.join()?, element: within };
             for round in 0..rounds {
                 let from: Vec<u8> = (0..1 + capacity * size).map(|i| (i * 7 + round + 1) as u8).collect();
-                let mut to = vec![0; 2 + capacity * size];
+                let mut to = vec![0; 1 + (capacity + 1) * size];
                 // SAFETY: there is room for so many behind the first byte.
                 unsafe {
                     prop_assert_eq!(producer.push(from.as_ptr().add(1), capacity)?, capacity);
                     prop_assert_eq!(consumer.pop(to.as_mut_ptr().add(1), capacity + 1)?, capacity);
                 }
-                prop_assert_eq!((to[0], to[1 + capacity * size]), (0, 0));
+                prop_assert!(to[0] == 0 && to[1 + capacity * size..].iter().all(|byte| *byte == 0));
                 prop_assert_eq!(&to[1..][..capacity * size], &from[1..]);
                 prop_assert!(consumer.is_empty());
                 to.fill(0);
@@ -377,18 +377,26 @@ mod tests {
                     for i in 0..capacity {
                         prop_assert!(member.pop(to.as_mut_ptr().add(1 + i * size))?);
                     }
-                    prop_assert!(!member.pop(to.as_mut_ptr())?);
+                    prop_assert!(!member.pop(to.as_mut_ptr().add(1 + capacity * size))?);
                 }
-                prop_assert_eq!((to[0], to[1 + capacity * size]), (0, 0));
+                prop_assert!(to[0] == 0 && to[1 + capacity * size..].iter().all(|byte| *byte == 0));
                 prop_assert_eq!(&to[1..][..capacity * size], &from[1..]);
             }
         }
     }
 
-    /// A type whose value lies behind padding in a ring.
+    /// Types whose values lie behind padding in a ring.
     #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
     #[repr(C, align(16))]
     struct Wide([u64; 4]);
+
+    #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    #[repr(C, align(32))]
+    struct Wider([u64; 4]);
+
+    #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+    #[repr(C, align(64))]
+    struct Line([u64; 8]);
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri has no memory files")]
@@ -416,6 +424,8 @@ mod tests {
         same([1u16, 2, 3]);
         same([1u64; 3]);
         same(Wide([1, 2, 3, 4]));
+        same(Wider([1, 2, 3, 4]));
+        same(Line([1, 2, 3, 4, 5, 6, 7, 8]));
     }
 
     #[test]
