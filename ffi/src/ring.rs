@@ -433,7 +433,7 @@ pub unsafe extern "C" fn busway_mpmc_push(member: *mut busway_mpmc_member, value
     guard(|| {
         check_elements(value, 1, 1)?;
         // SAFETY: as above.
-        handle::with(member, |member: &MpmcMember| Ok(unsafe { member.push(value.cast())? }))
+        handle::with(member, |member: &MpmcMember| unsafe { member.push(value.cast()) }.map_err(Failure::from))
     })
 }
 
