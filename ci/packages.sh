@@ -42,7 +42,7 @@ else
     missing "miri, target aarch64-unknown-linux-gnu (needs rustup)"
 fi
 
-# --debug halves the build time, and neither has much to do itself.
+# --debug halves the build time, and none of them has much to do itself.
 have cargo-machete || timeout 300 cargo install cargo-machete --locked --debug || missing cargo-machete
 # The newest one that this rustc builds.
 have cargo-cbuild || timeout 700 cargo install cargo-c@0.10.24+cargo-0.98.0 --locked --debug || missing cargo-c

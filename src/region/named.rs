@@ -13,7 +13,7 @@
 //!          HOST was locked by somebody who lives: taken; by a fork of somebody who is dead: remove the lock file, start again
 //!          record, not ready; remove the segment of a dead host; make and fill ours; record, ready; unlock CREATING
 //! open:    HOST is locked, and the record ready; map the segment; HOST is locked still, and the record the same
-//! end:     the path names our lock file: remove the segment, then the lock file
+//! end:     the path names our lock file: remove the segment, then the lock file; unlock HOST
 //! ```
 //!
 //! While HOST is locked by a process that lives, only that process removes or replaces anything; else only who has CREATING
@@ -256,16 +256,17 @@ fn settle(name: &Name, lock: &File, ours: [u64; 2]) -> Result<bool> {
 
 impl Drop for NamedHost {
     fn drop(&mut self) {
+        if self.guard.forked() {
+            return;
+        }
         // Somebody may have removed the files of a user who logged out, and the name be another's.
-        if !self.guard.forked() && names(&self.name.lock, &self.lock).unwrap_or(false) {
+        if names(&self.name.lock, &self.lock).unwrap_or(false) {
             let _ = remove(&self.name.segment);
             let _ = remove(&self.name.lock);
         }
-        if !self.guard.forked() {
-            // A child that was forked has the lock, too, and this process may be host of the name again: who opened the lock file
-            // before it was removed would take the one for the other.
-            unlock(&self.lock, Byte::Host);
-        }
+        // A child that was forked has the lock, too, and this process may be host of the name again: who opened the lock file
+        // before it was removed would take the one for the other.
+        unlock(&self.lock, Byte::Host);
     }
 }
 
