@@ -62,11 +62,8 @@ impl End {
             self.spin.missed();
             self.spins_missed.fetch_add(1, Ordering::Relaxed);
         }
-        for _ in 0..yields {
-            if let Some(found) = look() {
-                return Ok((found, false));
-            }
-            sync::yield_now();
+        if let Some(found) = self.spin.give_way(yields, deadline, &mut look) {
+            return Ok((found, false));
         }
         self.catch_up();
         let mut by_futex = starts_with_futex(&self.spin);

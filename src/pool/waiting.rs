@@ -140,11 +140,8 @@ impl Seat {
             }
         }
         self.spun_in_vain(turns);
-        for _ in 0..yields {
-            if let Some(found) = look() {
-                return Ok(found);
-            }
-            sync::yield_now();
+        if let Some(found) = self.spin.give_way(yields, deadline, &mut look) {
+            return Ok(found);
         }
         self.sleep(spot, deadline, recheck, &mut look)
     }
@@ -230,12 +227,9 @@ impl Seat {
             Ok(None) => {}
         }
         self.spun_in_vain(turns);
-        for _ in 0..yields {
-            if let Some(found) = take() {
-                self.hand_on(queues);
-                return Ok(found);
-            }
-            sync::yield_now();
+        if let Some(found) = self.spin.give_way(yields, deadline, &mut take) {
+            self.hand_on(queues);
+            return Ok(found);
         }
         let result = self.sleep(&RowSpot { seat: self, rows: queues }, deadline, None, &mut take);
         // This thread may have been woken for what it does not take.
