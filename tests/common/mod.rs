@@ -11,6 +11,7 @@ pub mod footprint;
 pub mod fork;
 pub mod handshake;
 pub mod namespaces;
+pub mod pauses;
 pub mod payload;
 pub mod peer;
 pub mod pipe;

@@ -3,6 +3,9 @@
 use super::payload::{Random, bytes};
 use busway::{Deadline, Link};
 use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::panic::Location;
 use std::time::{Duration, Instant};
 
 const METHOD: u32 = 1;
@@ -11,42 +14,65 @@ const METHOD: u32 = 1;
 #[derive(Clone, Copy, Default)]
 pub struct Stalls {
     pub operations: u64,
-    /// By the clock: others that run on the same processors count too.
-    pub longest: Duration,
-    /// What this thread has computed meanwhile, which they do not add to.
-    pub computed: Duration,
+    /// By the clock, and where that was.
+    longest: Duration,
+    at: Option<&'static Location<'static>>,
+    /// Not counting what this thread waited for a processor while others ran: of the operation of which that is longest.
+    undisturbed: Duration,
     /// Longer than 10 ms by the clock.
-    pub long: u64,
+    long: u64,
 }
 
 impl Stalls {
     /// Runs an operation that may take as long as `allowed`.
+    #[track_caller]
     pub fn time<R>(&mut self, allowed: Duration, operation: impl FnOnce() -> R) -> R {
-        let (start, computed) = (Instant::now(), thread_time());
+        let (queued, start) = (time_queued(), Instant::now());
         let result = operation();
         let beyond = start.elapsed().saturating_sub(allowed);
         self.operations += 1;
-        self.longest = self.longest.max(beyond);
-        self.computed = self.computed.max((thread_time() - computed).min(beyond));
+        if beyond > self.longest {
+            (self.longest, self.at) = (beyond, Some(Location::caller()));
+        }
+        if beyond > self.undisturbed {
+            self.undisturbed = self.undisturbed.max(beyond.saturating_sub(time_queued().saturating_sub(queued)));
+        }
         self.long += u64::from(beyond > Duration::from_millis(10));
         result
     }
 
     pub fn and(self, other: Self) -> Self {
+        let longest = if self.longest > other.longest { self } else { other };
         Self {
             operations: self.operations + other.operations,
-            longest: self.longest.max(other.longest),
-            computed: self.computed.max(other.computed),
+            undisturbed: self.undisturbed.max(other.undisturbed),
             long: self.long + other.long,
+            ..longest
         }
     }
 }
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, longest, computed, long } = self;
-        write!(f, "{longest:.2?}, computing {computed:.2?}; {long} of {operations} over 10 ms")
+        let Self { operations, longest, at, undisturbed, long } = self;
+        write!(
+            f,
+            "{longest:.2?}, {undisturbed:.2?} but for waiting for a processor; {long} of {operations} over 10 ms"
+        )?;
+        at.map_or(Ok(()), |at| write!(f, "; the longest at {at}"))
     }
+}
+
+/// How long this thread has waited for a processor.
+fn time_queued() -> Duration {
+    thread_local! {
+        static SCHEDSTAT: File = File::open("/proc/thread-self/schedstat").expect("statistics of this thread");
+    }
+    let mut text = [0; 100];
+    let n = SCHEDSTAT.with(|file| file.read_at(&mut text, 0)).expect("statistics of this thread");
+    // Nanoseconds that it ran, that it waited, and how often.
+    let waited = str::from_utf8(&text[..n]).ok().and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+    Duration::from_nanos(waited.expect("three numbers"))
 }
 
 /// How long this thread has computed.
@@ -81,24 +107,31 @@ pub fn use_up(plugin: &Link, seed: u64, until: Instant) -> Stalls {
         let payload = bytes(random.next(), [0, 20, 40, 1000][random.below(4)]);
         let (operation, allowed) = (random.below(10), if random.below(4) == 0 { Duration::ZERO } else { short });
         let deadline = Deadline::after(allowed);
-        stalls.time(allowed, || match operation {
-            0..3 => drop(plugin.call(METHOD, &payload, deadline).map(|reply| reply.to_vec())),
-            3 => drop(plugin.send(METHOD, &payload, deadline)),
-            4 => drop(plugin.submit(METHOD, &payload, deadline).map(|call| call.is_ready())),
-            5 => drop(plugin.loan(payload.len(), deadline)),
-            6 => drop(plugin.recv_batch(10, deadline).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>())),
-            7 => drop((plugin.stats(), plugin.arm(), plugin.disarm())),
-            8 => {
+        match operation {
+            0..3 => stalls.time(allowed, || drop(plugin.call(METHOD, &payload, deadline).map(|reply| reply.to_vec()))),
+            3 => stalls.time(allowed, || drop(plugin.send(METHOD, &payload, deadline))),
+            4 => stalls.time(allowed, || drop(plugin.submit(METHOD, &payload, deadline).map(|call| call.is_ready()))),
+            5 => stalls.time(allowed, || drop(plugin.loan(payload.len(), deadline))),
+            6 => stalls.time(allowed, || {
+                drop(plugin.recv_batch(10, deadline).map(|batch| batch.map(|r| r.to_vec().len()).sum::<usize>()));
+            }),
+            7 => stalls.time(allowed, || {
+                let _ = (plugin.stats(), plugin.arm());
+                plugin.disarm();
+            }),
+            8 => stalls.time(allowed, || {
                 let mut batch = plugin.batch();
                 let calls: Vec<_> = (0..5).map_while(|_| batch.try_submit(METHOD, &payload, deadline).ok()).collect();
                 drop(batch);
                 drop(calls);
-            }
-            _ => drop(plugin.recv(deadline).map(|request| {
-                let bytes = request.to_vec();
-                request.reply(&bytes)
-            })),
-        });
+            }),
+            _ => stalls.time(allowed, || {
+                let _ = plugin.recv(deadline).map(|request| {
+                    let bytes = request.to_vec();
+                    request.reply(&bytes)
+                });
+            }),
+        }
     }
     stalls
 }
