@@ -5,7 +5,7 @@ mod common;
 use busway::{Error, Link, Listener, Plugin, Process};
 use common::directory::Directory;
 use common::figures::{duration, figure};
-use common::pauses::longest_pause;
+use common::pauses::Pauses;
 use common::payload::{Random, bytes, checksum};
 use common::peer::{Region, Scribbler};
 use common::shared::{self, Words};
@@ -109,6 +109,20 @@ struct Siege {
     elsewhere: Stalls,
 }
 
+impl Siege {
+    fn report(self, plugin: &str, pauses: &Pauses) {
+        for (idle, here) in IDLE_MODES.iter().zip(self.here) {
+            figure(
+                "G5",
+                &format!("longest stall of the host beyond deadlines, {plugin} ({idle})"),
+                here.but_for(pauses),
+            );
+        }
+        figure("G5", &format!("longest call over another link, {plugin}"), self.elsewhere.but_for(pauses));
+        figure("G5", &format!("longest pause of the machine, {plugin}"), pauses);
+    }
+}
+
 /// A child that attaches again and again.
 struct Besieger<'a> {
     listener: &'a Listener,
@@ -173,11 +187,11 @@ fn besiege(shared: (&std::fs::File, Words), hostile: bool, time: Duration) -> Si
             while Instant::now() < until {
                 let plugin = besieger.attach();
                 let until = Instant::now() + Duration::from_millis(100);
-                let stalls = thread::scope(|threads| {
+                thread::scope(|threads| {
                     let other = threads.spawn(|| use_up(&plugin, 2 * siege.links, until));
-                    use_up(&plugin, 2 * siege.links + 1, until).and(other.join().expect("no panic"))
+                    here.add(use_up(&plugin, 2 * siege.links + 1, until));
+                    here.add(other.join().expect("no panic"));
                 });
-                *here = here.and(stalls);
                 siege.links += 1;
                 siege.poisoned += u64::from(plugin.stats().violations > 0);
                 here.time(Duration::ZERO, || drop(plugin));
@@ -195,25 +209,16 @@ fn a_plugin_that_flips_words_harms_its_own_messages_alone() {
     let time = duration(Duration::from_secs(if emulated() { 10 } else { 4 }));
     let _watchdog = watchdog_of(60 + 2 * time.as_secs() as u32);
     let (file, words) = shared::create(2);
-    let (peace, pause) = longest_pause(|| besiege((&file, words), false, time / 2));
+    let (peace, pauses) = Pauses::during(|| besiege((&file, words), false, time / 2));
     assert_eq!(peace.poisoned, 0, "an honest plugin");
-    report("plugin only computes", &peace, pause);
-    let (war, pause) = longest_pause(|| besiege((&file, words), true, time));
+    peace.report("plugin only computes", &pauses);
+    let (war, pauses) = Pauses::during(|| besiege((&file, words), true, time));
     assert!(war.poisoned > 0, "none of it was noticed");
-    report("plugin flips words", &war, pause);
     let flipped = u64::from(words[FLIPPED].load(Relaxed)) * 1000;
     assert!(flipped > 0);
     figure("G4", "words flipped beside a running host", flipped);
     let links = format!("{} of {}", war.poisoned, war.links);
     figure("G4", "links to the plugin that flips, given up for a violation", links);
     figure("G4", "calls over another link meanwhile, each intact", war.elsewhere.operations);
-}
-
-fn report(plugin: &str, siege: &Siege, pause: Option<Duration>) {
-    for (idle, here) in IDLE_MODES.iter().zip(siege.here) {
-        figure("G5", &format!("longest stall of the host beyond deadlines, {plugin} ({idle})"), here);
-    }
-    figure("G5", &format!("longest call over another link meanwhile, {plugin}"), siege.elsewhere);
-    let pause = pause.map_or_else(|| String::from("unknown: not privileged"), |pause| format!("{pause:.2?}"));
-    figure("G5", &format!("longest pause of the machine meanwhile, {plugin}"), pause);
+    war.report("plugin flips words", &pauses);
 }

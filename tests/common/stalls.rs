@@ -1,9 +1,11 @@
 //! How long operations of this process took beyond what they were allowed to.
 
+use super::pauses::Pauses;
 use super::payload::{Random, bytes};
 use busway::{Deadline, Link};
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::panic::Location;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use std::time::{Duration, Instant};
 const METHOD: u32 = 1;
 
 /// The longest of many operations beyond their deadlines.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 pub struct Stalls {
     pub operations: u64,
     /// By the clock, and where that was.
@@ -19,9 +21,13 @@ pub struct Stalls {
     at: Option<&'static Location<'static>>,
     /// Not counting what this thread waited for a processor while others ran: of the operation of which that is longest.
     undisturbed: Duration,
-    /// Longer than 10 ms by the clock.
-    long: u64,
+    /// When some took longer than that by the clock.
+    long: Vec<Range<Instant>>,
+    /// How many did because the machine stood still.
+    paused: usize,
 }
+
+const LONG: Duration = Duration::from_millis(10);
 
 impl Stalls {
     /// Runs an operation that may take as long as `allowed`.
@@ -29,7 +35,8 @@ impl Stalls {
     pub fn time<R>(&mut self, allowed: Duration, operation: impl FnOnce() -> R) -> R {
         let (queued, start) = (time_queued(), Instant::now());
         let result = operation();
-        let beyond = start.elapsed().saturating_sub(allowed);
+        let end = Instant::now();
+        let beyond = (end - start).saturating_sub(allowed);
         self.operations += 1;
         if beyond > self.longest {
             (self.longest, self.at) = (beyond, Some(Location::caller()));
@@ -37,42 +44,53 @@ impl Stalls {
         if beyond > self.undisturbed {
             self.undisturbed = self.undisturbed.max(beyond.saturating_sub(time_queued().saturating_sub(queued)));
         }
-        self.long += u64::from(beyond > Duration::from_millis(10));
+        if beyond > LONG {
+            self.long.push(end - beyond..end);
+        }
         result
     }
 
-    pub fn and(self, other: Self) -> Self {
-        let longest = if self.longest > other.longest { self } else { other };
-        Self {
-            operations: self.operations + other.operations,
-            undisturbed: self.undisturbed.max(other.undisturbed),
-            long: self.long + other.long,
-            ..longest
+    /// Tells apart what took long because the machine stood still.
+    pub fn but_for(mut self, pauses: &Pauses) -> Self {
+        let all = self.long.len();
+        self.long.retain(|span| (span.end - span.start) - pauses.within(span) > LONG);
+        self.paused += all - self.long.len();
+        self
+    }
+
+    pub fn add(&mut self, other: Self) {
+        if other.longest > self.longest {
+            (self.longest, self.at) = (other.longest, other.at);
         }
+        self.operations += other.operations;
+        self.undisturbed = self.undisturbed.max(other.undisturbed);
+        self.long.extend(other.long);
+        self.paused += other.paused;
     }
 }
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, longest, at, undisturbed, long } = self;
-        write!(
-            f,
-            "{longest:.2?}, {undisturbed:.2?} but for waiting for a processor; {long} of {operations} over 10 ms"
-        )?;
+        let Self { operations, longest, at, undisturbed, long, paused } = self;
+        write!(f, "{longest:.2?}, {undisturbed:.2?} but for waiting for a processor; ")?;
+        write!(f, "{} of {operations} over {LONG:?}", long.len())?;
+        if *paused > 0 {
+            write!(f, ", {paused} more while the machine stood still")?;
+        }
         at.map_or(Ok(()), |at| write!(f, "; the longest at {at}"))
     }
 }
 
-/// How long this thread has waited for a processor.
+/// How long this thread has waited for a processor, where the kernel says so.
 fn time_queued() -> Duration {
     thread_local! {
-        static SCHEDSTAT: File = File::open("/proc/thread-self/schedstat").expect("statistics of this thread");
+        static SCHEDSTAT: Option<File> = File::open("/proc/thread-self/schedstat").ok();
     }
     let mut text = [0; 100];
-    let n = SCHEDSTAT.with(|file| file.read_at(&mut text, 0)).expect("statistics of this thread");
+    let read = SCHEDSTAT.with(|file| file.as_ref()?.read_at(&mut text, 0).ok());
     // Nanoseconds that it ran, that it waited, and how often.
-    let waited = str::from_utf8(&text[..n]).ok().and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
-    Duration::from_nanos(waited.expect("three numbers"))
+    let waited = read.and_then(|n| str::from_utf8(&text[..n]).ok()?.split_whitespace().nth(1)?.parse().ok());
+    Duration::from_nanos(waited.unwrap_or_default())
 }
 
 /// How long this thread has computed.
