@@ -27,7 +27,7 @@ tests=(crash_points pool_stress link_stress pool_history hostile stalls violatio
     leaks faults quiet many)
 step tests cargo test --release --no-fail-fast --features shm-name "${tests[@]/#/--test=}" -- --test-threads=1
 step death cargo bench --bench death -- "${bench[@]}"
-step fuzz bash ci/fuzz.sh
+step fuzz bash ci/fuzz.sh "${BUSWAY_SECONDS:-5}"
 step mutants bash ci/mutants.sh
 
 echo
