@@ -21,10 +21,11 @@ pub struct Stalls {
     at: Option<&'static Location<'static>>,
     /// Not counting what this thread waited for a processor while others ran: of the operation of which that is longest.
     undisturbed: Duration,
-    /// When some took longer than that by the clock.
+    /// When some took longer than [`LONG`] by the clock.
     long: Vec<Range<Instant>>,
-    /// How many did because the machine stood still.
+    /// How many of these would not have, had the machine not stood still, and how long the others would have taken.
     paused: usize,
+    rest: Duration,
 }
 
 const LONG: Duration = Duration::from_millis(10);
@@ -52,9 +53,11 @@ impl Stalls {
 
     /// Tells apart what took long because the machine stood still.
     pub fn but_for(mut self, pauses: &Pauses) -> Self {
-        let all = self.long.len();
-        self.long.retain(|span| (span.end - span.start) - pauses.within(span) > LONG);
-        self.paused += all - self.long.len();
+        for span in &self.long {
+            let own = (span.end - span.start) - pauses.within(span);
+            self.paused += usize::from(own <= LONG);
+            self.rest = self.rest.max(own);
+        }
         self
     }
 
@@ -65,17 +68,17 @@ impl Stalls {
         self.operations += other.operations;
         self.undisturbed = self.undisturbed.max(other.undisturbed);
         self.long.extend(other.long);
-        self.paused += other.paused;
     }
 }
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, longest, at, undisturbed, long, paused } = self;
+        let Self { operations, longest, at, undisturbed, long, paused, rest } = self;
         write!(f, "{longest:.2?}, {undisturbed:.2?} but for waiting for a processor; ")?;
         write!(f, "{} of {operations} over {LONG:?}", long.len())?;
         if *paused > 0 {
-            write!(f, ", {paused} more while the machine stood still")?;
+            let rest = rest.max(&LONG);
+            write!(f, ", {paused} of them because the machine stood still: none over {rest:.2?} but for that")?;
         }
         at.map_or(Ok(()), |at| write!(f, "; the longest at {at}"))
     }
