@@ -47,8 +47,9 @@ const YIELDS: u32 = 3;
 /// A yield within this time, in nanoseconds, was cheaper than parking and being woken.
 const SHORT: u64 = 20_000;
 
-/// After a longer one, that many times as long goes by before the next.
+/// After a longer one, that many times as long goes by before the next, but a second at most.
 const RARELY: u64 = 250;
+const SECOND: u64 = 1_000_000_000;
 
 impl Spin {
     /// The policy for `idle` on this machine.
@@ -118,7 +119,7 @@ impl Spin {
             sync::yield_now();
             let after = sync::now();
             if after - before > SHORT {
-                self.crowded.store(after + RARELY * (after - before), Ordering::Relaxed);
+                self.crowded.store(after + SECOND.min(RARELY * (after - before)), Ordering::Relaxed);
                 return None;
             }
             before = after;
@@ -195,10 +196,12 @@ mod tests {
         };
         // A turn that takes long is what others on this CPU would make of it.
         let start = sync::now();
-        assert_eq!(tried(&mut || thread::sleep(Duration::from_millis(20))), 1);
+        assert_eq!(tried(&mut || thread::sleep(Duration::from_millis(5))), 1);
+        let until = spin.crowded.load(Ordering::Relaxed);
+        assert!((start + SECOND..=sync::now() + SECOND).contains(&until));
+        spin.crowded.store(u64::MAX, Ordering::Relaxed);
         assert_eq!(tried(&mut || ()), 0, "others compute here");
-        let until = spin.crowded.swap(sync::now(), Ordering::Relaxed);
-        assert!(until > start + RARELY * 20_000_000);
+        spin.crowded.store(sync::now(), Ordering::Relaxed);
         assert!(tried(&mut || ()) > 0, "they no longer do");
     }
 
