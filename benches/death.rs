@@ -21,7 +21,6 @@ use busway::{Config, Deadline, Error, Geometry, Host, Idle, Link, Plugin, Reques
 use common::machine;
 use common::options::{Options, USAGE};
 use hdrhistogram::Histogram;
-use pauses::Pauses;
 use std::fmt::{self, Write as _};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -336,11 +335,11 @@ struct Row {
 
 impl Row {
     /// Nanoseconds, and the same but for pauses of the machine.
-    fn times(&self, pauses: &Pauses) -> [Histogram<u64>; 2] {
+    fn times(&self) -> [Histogram<u64>; 2] {
         let mut times = [(); 2].map(|()| Histogram::new(3).expect("3 digits are allowed"));
         for notice in &self.notices {
             let time = notice.end - notice.start;
-            for (times, time) in times.iter_mut().zip([time, time - pauses.within(notice)]) {
+            for (times, time) in times.iter_mut().zip([time, time - pauses::within(notice)]) {
                 times.record(time.as_nanos() as u64).expect("it grows as needed");
             }
         }
@@ -377,10 +376,11 @@ fn run() -> Result<(), String> {
     let file = unsafe { File::from_raw_fd(libc::memfd_create(c"death".as_ptr(), libc::MFD_CLOEXEC)) };
     file.set_len(4096).map_err(|e| format!("cannot size a file: {e}"))?;
     let mut rows: Vec<_> = cases.iter().map(|case| Row { case: *case, notices: Vec::new() }).collect();
-    let ((), pauses) = Pauses::during(|| measure(&mut rows, options.quick, &file));
+    pauses::watch();
+    measure(&mut rows, options.quick, &file);
     let _ = fs::remove_dir_all(directory());
-    let rows: Vec<_> = rows.iter().map(|row| (row.case, row.times(&pauses))).collect();
-    println!("{}longest pause of the machine: {pauses}", table(&rows));
+    let rows: Vec<_> = rows.iter().map(|row| (row.case, row.times())).collect();
+    print!("{}", table(&rows));
     if let Some(file) = &options.json {
         fs::write(file, json(&rows)).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }

@@ -1,6 +1,6 @@
 //! How long operations of this process took beyond what they were allowed to.
 
-use super::pauses::Pauses;
+use super::pauses;
 use super::payload::{Random, bytes};
 use busway::{Deadline, Link};
 use std::fmt;
@@ -23,9 +23,6 @@ pub struct Stalls {
     undisturbed: Duration,
     /// When some took longer than [`LONG`] by the clock.
     long: Vec<Range<Instant>>,
-    /// How many of these would not have, had the machine not stood still, and how long the others would have taken.
-    paused: usize,
-    rest: Duration,
 }
 
 const LONG: Duration = Duration::from_millis(10);
@@ -34,6 +31,7 @@ impl Stalls {
     /// Runs an operation that may take as long as `allowed`.
     #[track_caller]
     pub fn time<R>(&mut self, allowed: Duration, operation: impl FnOnce() -> R) -> R {
+        pauses::watch();
         let (queued, start) = (time_queued(), Instant::now());
         let result = operation();
         let end = Instant::now();
@@ -51,16 +49,6 @@ impl Stalls {
         result
     }
 
-    /// Tells apart what took long because the machine stood still.
-    pub fn but_for(mut self, pauses: &Pauses) -> Self {
-        for span in &self.long {
-            let own = (span.end - span.start) - pauses.within(span);
-            self.paused += usize::from(own <= LONG);
-            self.rest = self.rest.max(own);
-        }
-        self
-    }
-
     pub fn add(&mut self, other: Self) {
         if other.longest > self.longest {
             (self.longest, self.at) = (other.longest, other.at);
@@ -73,11 +61,13 @@ impl Stalls {
 
 impl fmt::Display for Stalls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, longest, at, undisturbed, long, paused, rest } = self;
+        let Self { operations, longest, at, undisturbed, long } = self;
         write!(f, "{longest:.2?}, {undisturbed:.2?} but for waiting for a processor; ")?;
         write!(f, "{} of {operations} over {LONG:?}", long.len())?;
-        if *paused > 0 {
-            let rest = rest.max(&LONG);
+        let own = || long.iter().map(|span| span.end - span.start - pauses::within(span));
+        let paused = own().filter(|own| *own <= LONG).count();
+        if paused > 0 {
+            let rest = own().fold(LONG, Duration::max);
             write!(f, ", {paused} of them because the machine stood still: none over {rest:.2?} but for that")?;
         }
         at.map_or(Ok(()), |at| write!(f, "; the longest at {at}"))
