@@ -377,10 +377,11 @@ fn run() -> Result<(), String> {
     file.set_len(4096).map_err(|e| format!("cannot size a file: {e}"))?;
     let mut rows: Vec<_> = cases.iter().map(|case| Row { case: *case, notices: Vec::new() }).collect();
     pauses::watch();
+    let start = Instant::now();
     measure(&mut rows, options.quick, &file);
     let _ = fs::remove_dir_all(directory());
     let rows: Vec<_> = rows.iter().map(|row| (row.case, row.times())).collect();
-    print!("{}", table(&rows));
+    println!("{}longest pause of the machine: {}", table(&rows), pauses::longest_since(start));
     if let Some(file) = &options.json {
         fs::write(file, json(&rows)).map_err(|e| format!("cannot write {}: {e}", file.display()))?;
     }

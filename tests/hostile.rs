@@ -174,13 +174,12 @@ fn besiege(shared: (&std::fs::File, Words), hostile: bool, time: Duration) -> Si
     let mut siege = Siege::default();
     thread::scope(|threads| {
         let streaming = threads.spawn(|| stream(&innocent, &stop));
-        let until = Instant::now() + time;
         let directory = Directory::new();
-        for (turn, (idle, here)) in (0..).zip(IDLE_MODES.iter().zip(&mut siege.here)) {
-            let until = until - time * (IDLE_MODES.len() as u32 - 1 - turn) / IDLE_MODES.len() as u32;
+        for (idle, here) in IDLE_MODES.iter().zip(&mut siege.here) {
+            let end = Instant::now() + time / IDLE_MODES.len() as u32;
             let listener = Setup::default().idle(idle).host().listen(directory.socket()).expect("listen");
             let mut besieger = Besieger::start(&listener, shared.0);
-            while Instant::now() < until {
+            while Instant::now() < end {
                 let plugin = besieger.attach();
                 let until = Instant::now() + Duration::from_millis(100);
                 thread::scope(|threads| {

@@ -60,7 +60,6 @@ pub fn within(span: &Range<Instant>) -> Duration {
 }
 
 /// The longest pause since `start`, for people.
-#[allow(dead_code, reason = "benchmarks say each of theirs apart")]
 pub fn longest_since(start: Instant) -> String {
     if REFUSED.load(Relaxed) {
         return String::from("unknown, not privileged");
